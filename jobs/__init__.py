@@ -1,0 +1,1 @@
+"""Entry points that a cluster runs: each calls one verb."""

@@ -1,0 +1,298 @@
+"""How a recipe is read: files that extend files, overrides `a.b=c`, one validation, origins, fingerprint.
+
+The steps: read YAML 1.2 with line numbers, merge plain mappings (bases left to right, then the file, then the
+overrides), validate once, freeze. Nothing is mutated afterwards. Where a mapping names another `kind` than the one
+below it, it replaces that mapping instead of merging with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import json
+import types
+import typing
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import RecipeError
+
+INLINE_PREFIX = "inline:"
+
+
+class Section(BaseModel):
+    """One branch of a recipe: closed (unknown keys are errors), frozen, documented by the string under each field."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+Origins = dict[str, str]
+
+
+def load(cls: type[SectionT], source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> SectionT:
+    """Read a recipe file (or an `inline:` string made by `inline`) and validate it once.
+
+    Raises:
+        RecipeError: the file is missing or is no YAML, or any value is wrong; all errors are named at once.
+    """
+    tree, _ = load_tree(source, overrides)
+    return validate(cls, tree, str(source) if not str(source).startswith(INLINE_PREFIX) else "recipe")
+
+
+def load_tree(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> tuple[dict[str, Any], Origins]:
+    """Merged plain mapping of a recipe, and for each dotted path the `file:line` or `override` that set it."""
+    origins: Origins = {}
+    if str(source).startswith(INLINE_PREFIX):
+        tree = _read_inline(str(source))
+        origins.update({path: "inline" for path, _ in leaves(tree)})
+    else:
+        tree = _read(Path(source), origins, ())
+    for path, value in _parse(overrides).items():
+        _set(tree, path, value)
+        _forget(origins, path)
+        for leaf, _ in leaves({path: value}):
+            origins[leaf] = "override"
+    return tree, origins
+
+
+def validate(cls: type[SectionT], tree: Mapping[str, Any], where: str = "recipe") -> SectionT:
+    """Validate a plain mapping into a section, or say everything that is wrong with it at once."""
+    try:
+        return cls.model_validate(tree)
+    except ValidationError as error:
+        lines = sorted({_say(cls, dict(item)) for item in error.errors()})
+        raise RecipeError(
+            f"{where}: {len(lines)} error{'s' if len(lines) > 1 else ''}\n  " + "\n  ".join(lines),
+            "`segpipe recipe schema` lists every key",
+        ) from None
+
+
+def replace(section: SectionT, overrides: Sequence[str] | Mapping[str, Any]) -> SectionT:
+    """A new validated section with the overrides applied; the old one is untouched."""
+    tree = section.model_dump(mode="json")
+    for path, value in _parse(overrides).items():
+        _set(tree, path, value)
+    return validate(type(section), tree)
+
+
+def fingerprint(section: Section, without: Sequence[str] = ("compute",)) -> str:
+    """12 hex digits of what is computed: the canonical JSON without the named top-level keys."""
+    tree = {k: v for k, v in section.model_dump(mode="json").items() if k not in without}
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def inline(section: Section) -> str:
+    """The whole section as one shell-safe word, so that a job needs no file on the cluster."""
+    packed = zlib.compress(json.dumps(section.model_dump(mode="json")).encode(), 9)
+    return INLINE_PREFIX + base64.urlsafe_b64encode(packed).decode()
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of every leaf of a plain tree; lists count as leaves."""
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _read_inline(text: str) -> dict[str, Any]:
+    try:
+        packed = base64.urlsafe_b64decode(text.removeprefix(INLINE_PREFIX))
+        tree: dict[str, Any] = json.loads(zlib.decompress(packed))
+    except (ValueError, zlib.error):
+        raise RecipeError("the inline recipe is damaged", "submit the job again") from None
+    return tree
+
+
+def _read(path: Path, origins: Origins, chain: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.expanduser()
+    if path.resolve() in chain:
+        raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in chain)}")
+    try:
+        loaded = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a recipe file"
+        raise RecipeError(f"{path}: no such file", hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({error})") from None
+    except YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML\n  {str(error).strip()}") from None
+    if loaded is None:
+        loaded = CommentedMap()
+    if not isinstance(loaded, CommentedMap):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections, this is a {type(loaded).__name__}")
+    lines = dict(_lines(loaded))
+    own = _plain(loaded)
+    bases = own.pop("extends", [])
+    if isinstance(bases, str):
+        bases = [bases]
+    tree: dict[str, Any] = {}
+    for base in bases:
+        tree = _merge(tree, _read(path.parent / base, origins, (*chain, path.resolve())), origins)
+    merged: dict[str, Any] = _merge(tree, own, origins)
+    for leaf, _ in leaves(own):
+        origins[leaf] = f"{path}:{lines.get(leaf, 1)}"
+    return merged
+
+
+def _lines(node: CommentedMap, prefix: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in node.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, CommentedMap) and value:
+            yield from _lines(value, dotted)
+        else:
+            yield dotted, node.lc.key(key)[0] + 1
+
+
+def _plain(node: Any) -> Any:
+    """Strip the YAML library's own types, which must not reach pickles or JSON."""
+    if isinstance(node, CommentedMap):
+        return {str(k): _plain(v) for k, v in node.items()}
+    if isinstance(node, CommentedSeq):
+        return [_plain(v) for v in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node if node is None else str(node)
+
+
+def _merge(below: Any, above: Any, origins: Origins, path: str = "") -> Any:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        _forget(origins, path)
+        return above
+    if "kind" in above and above["kind"] != below.get("kind", above["kind"]):
+        _forget(origins, path)
+        return above
+    out = dict(below)
+    for key, value in above.items():
+        dotted = f"{path}.{key}" if path else key
+        out[key] = _merge(below[key], value, origins, dotted) if key in below else value
+    return out
+
+
+def _forget(origins: Origins, path: str) -> None:
+    for known in [p for p in origins if p == path or p.startswith(path + ".")]:
+        del origins[known]
+
+
+def _parse(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(overrides, Mapping):
+        return {path: _unbox(value) for path, value in overrides.items()}
+    out: dict[str, Any] = {}
+    for text in overrides:
+        path, sign, value = text.partition("=")
+        if not sign or not path:
+            raise RecipeError(f"override {text!r}: expected a.b=value")
+        try:
+            out[path] = _plain(YAML(typ="rt", pure=True).load(value))
+        except YAMLError as error:
+            raise RecipeError(f"override {text!r}: the value is not valid YAML ({error})") from None
+    return out
+
+
+def _unbox(value: Any) -> Any:
+    """NumPy scalars come out of samplers; a recipe holds plain Python values."""
+    return value.item() if hasattr(value, "item") and not isinstance(value, (str, bytes)) else value
+
+
+def _set(tree: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node: Any = tree
+    for key in parents:
+        if isinstance(node, list):
+            node = node[_index(node, key, path)]
+            continue
+        if not isinstance(node.get(key), (dict, list)):
+            node[key] = {}
+        node = node[key]
+    if isinstance(node, list):
+        node[_index(node, last, path)] = value
+    elif last == "kind" and "kind" in node and node["kind"] != value:
+        node.clear()  # the other keys belong to the other kind
+        node["kind"] = value
+    else:
+        node[last] = _merge(node.get(last), value, {}) if last in node else value
+
+
+def _index(node: list[Any], key: str, path: str) -> int:
+    if not key.isdigit() or int(key) >= len(node):
+        raise RecipeError(f"override {path!r}: {key!r} is no position in a list of {len(node)}")
+    return int(key)
+
+
+def _say(cls: type[Section], error: dict[str, Any]) -> str:
+    """One pydantic error as `path: what; hint`, without the union tags pydantic puts into the path."""
+    steps, known = _walk(cls, error["loc"])
+    path = ".".join(steps)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(steps[-1], known, 1, 0.5)
+        return f"{path}: unknown key" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
+    if error["type"] == "union_tag_invalid":
+        tag, expected = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+        near = difflib.get_close_matches(tag, [e.strip(" '") for e in expected.split(",")], 1, 0.4)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{path}.kind: {tag!r} is none of {expected}{hint}"
+    if error["type"] == "union_tag_not_found":
+        return f"{path}.kind: missing; a mapping with `kind` is expected here"
+    text = error["msg"].removeprefix("Value error, ")
+    shown = "" if error["type"] in ("missing", "value_error") else f" (got {error['input']!r})"
+    return f"{path or 'recipe'}: {text}{shown}"
+
+
+def _walk(cls: Any, loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """Follow an error's location through the model; returns the path without tags and the keys known at its end."""
+    steps: list[str] = []
+    known: list[str] = []
+    models: list[Any] = [cls]
+    for part in loc:
+        fields = {name: f for m in models for name, f in getattr(m, "model_fields", {}).items()}
+        tagged = [m for m in models if _tag(m) == part]
+        if tagged and part not in fields:
+            models = tagged
+            continue
+        known = sorted(fields)
+        steps.append(str(part))
+        if part in fields:
+            models = [
+                m
+                for owner in models
+                if part in owner.model_fields
+                for m in _models(owner.model_fields[part].annotation)
+            ]
+        elif not isinstance(part, int):
+            models = []
+    return steps, known
+
+
+def _tag(model: Any) -> str | None:
+    field = getattr(model, "model_fields", {}).get("kind")
+    tags = get_args(field.annotation) if field is not None else ()
+    return tags[0] if tags else None
+
+
+def _models(annotation: Any) -> list[Any]:
+    """All Section classes inside an annotation: unions, lists, dicts, Annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict, typing.Annotated):
+        return [m for a in get_args(annotation) for m in _models(a)]
+    return []

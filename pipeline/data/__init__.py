@@ -1,0 +1,1 @@
+"""Scenes, windows, statistics, order and batches."""

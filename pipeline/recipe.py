@@ -1,0 +1,470 @@
+"""What a recipe says: every knob of every verb, as frozen sections. No torch, no ray: a laptop can check a recipe.
+
+Defaults live here and nowhere else. The string under a field is its documentation; `segpipe recipe schema` prints it
+for editors. Relative paths are relative to the directory the command is typed in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from pipeline import config
+from pipeline.config import Section
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
+
+
+class ClassSpec(Section):
+    """One class: its name, the label values that mean it, its colour."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Shown in reports and written to predicted rasters."""
+    values: list[int] | None = None
+    """Label values that mean this class; by default the class's position in the list."""
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+    """As #rrggbb; by default one from a palette that colour-blind people can tell apart."""
+
+
+class TableSplit(Section):
+    """Splits as a table says."""
+
+    kind: Literal["table"] = "table"
+    path: str = "splits.csv"
+    """CSV with the columns `id`, `split` (train, val, test) and optionally `group`; relative to `data.root`."""
+
+
+class HashSplit(Section):
+    """Splits by a hash of the group: stable when scenes are added, and no group is in two splits."""
+
+    kind: Literal["hash"] = "hash"
+    val: Share = 0.0
+    """Share of the groups for validation during training."""
+    test: Share = 0.2
+    """Share of the groups for the frozen test split."""
+    group: str | None = None
+    """Regular expression on the scene id; its first bracket (or all it matches) is the group. By default each
+    scene is a group of its own."""
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> HashSplit:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} + test {self.test} leaves nothing to train on")
+        return self
+
+
+class Sampling(Section):
+    """Which windows training sees."""
+
+    kind: Literal["uniform"] = "uniform"
+    size: Positive = 256
+    """Height and width of a chip in pixels."""
+    weight: Literal["area", "scene"] = "area"
+    """Scenes are drawn in proportion to their area, or all alike."""
+    epoch_size: Positive | None = None
+    """Chips in an epoch; by default as many as cover the train split once."""
+
+
+class Augment(Section):
+    """One albumentations transform by class name; all other keys are its own arguments."""
+
+    model_config = ConfigDict(extra="allow")
+    transform: str
+    """Class name in albumentations, such as HorizontalFlip."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The transform's own arguments."""
+        return dict(self.model_extra or {})
+
+
+class Data(Section):
+    """Scenes, classes, splits and windows."""
+
+    root: str
+    """Folder or s3:// prefix that holds images and labels."""
+    images: str
+    """Glob of the images under `root`, such as `images/*.tif`. The file's stem is the scene's id."""
+    labels: str | None
+    """Where an image's label is, with {id} for its stem: `masks/{id}.png`, `{id}_mask.png`. A glob is allowed
+    where the ending differs. Files that match it are not taken for images. null: there are none."""
+    classes: Annotated[list[ClassSpec], Field(min_length=2, max_length=255)]
+    """In order of their ids 0..K-1. Background, if there is one, is an ordinary class."""
+    ignore_values: list[int] = []
+    """Label values that mean: not annotated. The label's own nodata value always does."""
+    bands: list[str] | None = None
+    """Names of the bands, in file order; by default the files' own descriptions, or band_1, band_2, ..."""
+    nodata: float | None = None
+    """Pixels of this value are invalid, in addition to what the file says (nodata, NaN, mask band, alpha)."""
+    split: Annotated[TableSplit | HashSplit, Field(discriminator="kind")] = HashSplit()
+    sampling: Sampling = Sampling()
+    augment: list[Augment] = []
+    """Applied in this order to the chips of training, keyed by (seed, epoch, number)."""
+    statistics_pixels: Positive = 50_000_000
+    """Statistics read about this many pixels of the train split, spread evenly; fewer scenes are read whole."""
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        return [{"transform": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Data:
+        names = [c.name for c in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes: two have the same name in {names}")
+        seen: dict[int, str] = dict.fromkeys(self.ignore_values, "ignore_values")
+        for position, spec in enumerate(self.classes):
+            for value in spec.values if spec.values is not None else [position]:
+                if value in seen:
+                    raise ValueError(f"classes: label value {value} belongs to {seen[value]} and to {spec.name}")
+                seen[value] = spec.name
+        if self.labels is not None and "{id}" not in self.labels:
+            raise ValueError("labels: must contain {id}, the stem of the image's file")
+        return self
+
+
+class UNet(Section):
+    """U-Net (Ronneberger et al. 2015) with any timm encoder that gives features."""
+
+    kind: Literal["unet"] = "unet"
+    encoder: str = "resnet34"
+    """Name of a timm model."""
+    pretrained: bool | str = False
+    """false: random weights; true or `imagenet`: timm's own, downloaded by timm; else the path of a weight file
+    (safetensors, or a pickle read with weights_only)."""
+    depth: Annotated[int, Field(ge=1, le=7)] | None = None
+    """Number of encoder stages used, shallowest first; by default all, at most 5."""
+    decoder_channels: list[Positive] = [256, 128, 64, 32, 16]
+    """Width of the decoder stages, deepest first; the first `depth` are used."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation in the decoder, and in the encoder where timm lets it be chosen. `batch` is synchronised over
+    the workers, so that the losses do not depend on their number."""
+    dropout: Share = 0.0
+    """Channel dropout before the head."""
+
+    @field_validator("pretrained")
+    @classmethod
+    def _imagenet(cls, value: bool | str) -> bool | str:
+        return True if value == "imagenet" else value
+
+
+class CrossEntropy(Section):
+    """Mean cross-entropy over valid pixels."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor in the sum of the loss terms."""
+    class_weights: list[Annotated[float, Field(ge=0)]] | None = None
+    """One factor per class; the mean is weighted accordingly."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Dice(Section):
+    """Soft Dice loss (Milletari et al. 2016), 1 - mean over classes of 2 |PT| / (|P| + |T|), on the global batch."""
+
+    kind: Literal["dice"] = "dice"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor in the sum of the loss terms."""
+    absent: Literal["skip", "count"] = "skip"
+    """A class without a labelled pixel in the global batch is left out of the mean, or counted."""
+
+
+LossTerm = Annotated[CrossEntropy | Dice, Field(discriminator="kind")]
+
+
+class AdamW(Section):
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Highest learning rate of the schedule."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Not applied to biases and normalisation."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    encoder_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    """The encoder's learning rate is this times `lr`; less than 1 for pretrained encoders."""
+
+
+class SGD(Section):
+    """Stochastic gradient descent with Nesterov momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    """Highest learning rate of the schedule."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Not applied to biases and normalisation."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    encoder_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    """The encoder's learning rate is this times `lr`; less than 1 for pretrained encoders."""
+
+
+class Schedule(Section):
+    """Learning rate over the steps, as a factor of the optimiser's `lr`."""
+
+    kind: Literal["one_cycle", "cosine", "poly", "constant"] = "one_cycle"
+    """one_cycle: cosine up over `warmup`, cosine down to zero. cosine, poly (power 0.9): linear warm-up, then down
+    to zero. constant: linear warm-up only."""
+    warmup: Share = 0.3
+    """Share of the steps spent going up."""
+
+
+class Train(Section):
+    """The loop."""
+
+    steps: Positive = 1000
+    """Optimiser updates. The only clock: schedules, checkpoints and validation count steps."""
+    global_batch: Positive = 8
+    """Chips per step over all workers; each worker takes an equal part."""
+    optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW()
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast of forward and loss; fp16 scales the loss and needs a GPU."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which then is what gets validated and bundled."""
+    channels_last: bool = True
+    """Memory layout of the network; faster nearly everywhere."""
+    checkpoint_every: Positive = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: Positive = 2
+    """Older ones are removed."""
+    validate_every: Positive | None = None
+    """Steps between validations on the val split, if there is one; by default at every checkpoint."""
+    log_every: Positive = 10
+    """Steps between recorded losses."""
+
+
+class Predict(Section):
+    """How whole scenes are predicted, in `predict` and in `evaluate`."""
+
+    window: Positive = 512
+    """Height and width of the window in pixels."""
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of a window that it shares with the next one."""
+    blend: Literal["gaussian", "linear", "constant"] = "gaussian"
+    """Weight of a window's pixels where windows overlap."""
+    batch: Positive = 4
+    """Windows per forward pass."""
+
+
+class Evaluate(Section):
+    """What the report shows."""
+
+    split: Literal["train", "val", "test"] = "test"
+    examples: Annotated[int, Field(ge=0)] = 6
+    """Number of best and of worst windows to picture."""
+
+
+class Promote(Section):
+    """The gate."""
+
+    metric: str = "miou"
+    """Score of the report that must grow: miou, mdice, accuracy, iou.CLASS, dice.CLASS."""
+    min_gain: float = 0.0
+    """Least gain of `metric` over the champion."""
+    max_drop: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """For some classes, the largest loss of IoU that is tolerated."""
+
+
+class Registry(Section):
+    """MLflow: experiment, registered model and alias."""
+
+    experiment: str | None = None
+    """By default the recipe's name."""
+    model: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = None
+    """Registered model; by default the recipe's name."""
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z_-][A-Za-z0-9_-]*$")] = "champion"
+    """Alias that `promote` moves."""
+
+    @field_validator("alias")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        if value == "latest" or (value[0] == "v" and value[1:].isdigit()):
+            raise ValueError(f"{value!r} is reserved by MLflow")
+        return value
+
+
+class Choice(Section):
+    """One of several values."""
+
+    kind: Literal["choice"] = "choice"
+    values: Annotated[list[Any], Field(min_length=1)]
+
+
+class Uniform(Section):
+    """A number between two bounds."""
+
+    kind: Literal["uniform", "log_uniform"]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Uniform:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        if self.kind == "log_uniform" and self.low <= 0:
+            raise ValueError(f"log_uniform needs low above zero, not {self.low}")
+        return self
+
+
+class Integer(Section):
+    """A whole number between two bounds, both included."""
+
+    kind: Literal["integer"] = "integer"
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Integer:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        return self
+
+
+class Tune(Section):
+    """The search."""
+
+    space: dict[str, Annotated[Choice | Uniform | Integer, Field(discriminator="kind")]] = {}
+    """Dotted recipe paths, each with the values to try: a trial is a set of overrides."""
+    num_trials: Positive = 16
+    metric: str = "miou"
+    """Score on the val split to maximise, as in `promote.metric`."""
+    grace: Positive = 3
+    """Validations a trial gets before ASHA may stop it."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """ASHA keeps one in this many."""
+    max_concurrent: Positive | None = None
+    """Trials at once; by default as many as the cluster's resources hold."""
+    seed: int | None = None
+    """Of the searcher; by default the recipe's."""
+
+
+class Compute(Section):
+    """Where and with how much; outside the fingerprint, since it does not change what is computed."""
+
+    output: str = "runs"
+    """Directory or s3:// prefix for manifests, runs, bundles and reports."""
+    tracking_uri: str | None = None
+    """MLflow server; by default MLFLOW_TRACKING_URI, else SQLite under `output`."""
+    tracking_required: bool = True
+    """Refuse to start when the MLflow server does not answer. Once started, training goes on without it."""
+    runner: Literal["ray", "local"] = "ray"
+    """Ray Train, or the loop in this process (also under torchrun)."""
+    feed: Literal["ray", "local"] = "ray"
+    """Ray Data, or windows read by threads of the training process. Both give identical batches."""
+    num_workers: Positive = 1
+    """Training processes."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    data_cpus: Positive = 1
+    """CPUs that must be left for Ray Data beside the workers."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """Restarts of the workers after a failure; each goes on from the newest checkpoint."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_worker: Positive | None = None
+    """Threads of torch in each worker; by default the node's cores divided by its workers."""
+    feed_threads: Positive = 2
+    """Reading threads of the local feed."""
+    block_batches: Positive = 4
+    """Micro-batches in a block of Ray Data."""
+    compile: bool = False
+    """torch.compile the network."""
+    address: str | None = None
+    """Ray cluster to connect to; by default the one in RAY_ADDRESS, else one on this machine."""
+
+
+class Recipe(Section):
+    """One complete description of work."""
+
+    name: Name
+    """Names the runs, the experiment and the registered model."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    data: Data
+    model: UNet = UNet()
+    loss: Annotated[list[LossTerm], Field(min_length=1)] = [CrossEntropy(), Dice()]
+    """Terms of the loss; their weighted sum is minimised."""
+    train: Train = Train()
+    predict: Predict = Predict()
+    evaluate: Evaluate = Evaluate()
+    promote: Promote = Promote()
+    registry: Registry = Registry()
+    tune: Tune = Tune()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        classes = [c.name for c in self.data.classes]
+        for name in self.promote.max_drop:
+            if name not in classes:
+                raise ValueError(f"promote.max_drop: no class {name!r}; classes are {', '.join(classes)}")
+        for where, metric in (("promote.metric", self.promote.metric), ("tune.metric", self.tune.metric)):
+            allowed = ["miou", "mdice", "accuracy", *(f"{k}.{c}" for k in ("iou", "dice") for c in classes)]
+            if metric not in allowed:
+                raise ValueError(f"{where}: {metric!r} is no score; scores are {', '.join(allowed)}")
+        for term in self.loss:
+            weights = term.class_weights if isinstance(term, CrossEntropy) else None
+            if weights is not None and len(weights) != len(classes):
+                raise ValueError(f"loss: {len(weights)} class_weights for {len(classes)} classes")
+        share = self.train.global_batch % self.compute.num_workers
+        if share:
+            workers, batch = self.compute.num_workers, self.train.global_batch
+            fits = sorted({batch - share, batch - share + workers} - {0})
+            divisors = [str(n) for n in range(1, batch + 1) if batch % n == 0]
+            raise ValueError(
+                f"train.global_batch: {batch} chips do not divide over compute.num_workers {workers}; "
+                f"use {' or '.join(map(str, fits))} chips, or {', '.join(divisors)} workers"
+            )
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits of what is computed, whatever it runs on."""
+        return config.fingerprint(self)
+
+    @property
+    def experiment(self) -> str:
+        """MLflow experiment."""
+        return self.registry.experiment or self.name
+
+    @property
+    def registered_model(self) -> str:
+        """MLflow registered model."""
+        return self.registry.model or self.name
+
+
+def load(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read and validate a recipe file; `overrides` are `a.b=c` strings or a mapping of dotted paths.
+
+    Raises:
+        RecipeError: anything is wrong with it; all errors are named at once.
+    """
+    return config.load(Recipe, source, overrides)
+
+
+def replace(recipe: Recipe, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
+    """A new validated recipe with the overrides applied."""
+    return config.replace(recipe, overrides)
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The recipe with local paths made absolute, because workers run in directories of their own."""
+
+    def fix(path: str) -> str:
+        return path if "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+
+    changes: dict[str, Any] = {
+        "data.root": fix(recipe.data.root),
+        "compute.output": fix(recipe.compute.output),
+    }
+    if isinstance(recipe.model.pretrained, str):
+        changes["model.pretrained"] = fix(recipe.model.pretrained)
+    return replace(recipe, changes)

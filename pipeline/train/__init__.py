@@ -1,0 +1,1 @@
+"""The loop, its checkpoints, evaluation and the gate."""
