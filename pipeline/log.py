@@ -1,12 +1,27 @@
-"""Logging for one process. Modules take `logging.getLogger(__name__)`; only an entry point calls `setup`."""
+"""Logging for one process, and progress.
+
+Modules take `logging.getLogger(__name__)`; only an entry point calls `setup`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _FORMAT = "%(asctime)s %(levelname).1s %(message)s"
+_PLAIN_INTERVAL_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+Advance = Callable[..., None]
+"""Called as advance(done, total, note="")."""
 
 
 def setup(*, rank: int = 0, verbose: bool = False) -> None:
@@ -14,11 +29,47 @@ def setup(*, rank: int = 0, verbose: bool = False) -> None:
 
     Only the logger `pipeline` is touched, never the root logger; calling it twice changes nothing.
     """
-    logger = logging.getLogger("pipeline")
-    if not logger.handlers:
+    package = logging.getLogger("pipeline")
+    if not package.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
-        logger.addHandler(handler)
-        logger.propagate = False
+        package.addHandler(handler)
+        package.propagate = False
     level = logging.DEBUG if verbose or os.environ.get("SEGPIPE_DEBUG") else logging.INFO
-    logger.setLevel(level if rank == 0 else logging.WARNING)
+    package.setLevel(level if rank == 0 else logging.WARNING)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Advance]:
+    """A bar on a terminal, a plain line every ten seconds in a log."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain(title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def advance(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield advance
+
+
+def _plain(title: str) -> Advance:
+    last = time.monotonic()
+
+    def advance(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last >= _PLAIN_INTERVAL_S:
+            last = time.monotonic()
+            logger.info("%s %d/%d %s", title, done, total, note)
+
+    return advance

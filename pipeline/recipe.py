@@ -103,7 +103,9 @@ class Data(Section):
     nodata: float | None = None
     """Pixels of this value are invalid, in addition to what the file says (nodata, NaN, mask band, alpha)."""
     split: Annotated[TableSplit | HashSplit, Field(discriminator="kind")] = HashSplit()
+    """Which scenes train, validate and test."""
     sampling: Sampling = Sampling()
+    """Which windows of the train split are chips."""
     augment: list[Augment] = []
     """Applied in this order to the chips of training, keyed by (seed, epoch, number)."""
     statistics_pixels: Positive = 50_000_000
@@ -164,6 +166,7 @@ class CrossEntropy(Section):
     class_weights: list[Annotated[float, Field(ge=0)]] | None = None
     """One factor per class; the mean is weighted accordingly."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread over all classes."""
 
 
 class Dice(Section):
@@ -188,6 +191,7 @@ class AdamW(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Not applied to biases and normalisation."""
     betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the moments."""
     encoder_lr_scale: Annotated[float, Field(gt=0)] = 1.0
     """The encoder's learning rate is this times `lr`; less than 1 for pretrained encoders."""
 
@@ -201,6 +205,7 @@ class SGD(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Not applied to biases and normalisation."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of Nesterov."""
     encoder_lr_scale: Annotated[float, Field(gt=0)] = 1.0
     """The encoder's learning rate is this times `lr`; less than 1 for pretrained encoders."""
 
@@ -223,7 +228,9 @@ class Train(Section):
     global_batch: Positive = 8
     """Chips per step over all workers; each worker takes an equal part."""
     optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW()
+    """Rule of the update, with its learning rate."""
     schedule: Schedule = Schedule()
+    """Learning rate over the steps."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast of forward and loss; fp16 scales the loss and needs a GPU."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
@@ -259,6 +266,7 @@ class Evaluate(Section):
     """What the report shows."""
 
     split: Literal["train", "val", "test"] = "test"
+    """Scenes that are predicted and scored."""
     examples: Annotated[int, Field(ge=0)] = 6
     """Number of best and of worst windows to picture."""
 
@@ -335,6 +343,7 @@ class Tune(Section):
     space: dict[str, Annotated[Choice | Uniform | Integer, Field(discriminator="kind")]] = {}
     """Dotted recipe paths, each with the values to try: a trial is a set of overrides."""
     num_trials: Positive = 16
+    """Trials in all."""
     metric: str = "miou"
     """Score on the val split to maximise, as in `promote.metric`."""
     grace: Positive = 3
@@ -363,12 +372,15 @@ class Compute(Section):
     num_workers: Positive = 1
     """Training processes."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    """CPUs that Ray sets aside for each worker; a fraction lets workers share one."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of each worker; above zero, training runs on CUDA with nccl."""
     data_cpus: Positive = 1
     """CPUs that must be left for Ray Data beside the workers."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Restarts of the workers after a failure; each goes on from the newest checkpoint."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one."""
     threads_per_worker: Positive | None = None
     """Threads of torch in each worker; by default the node's cores divided by its workers."""
     feed_threads: Positive = 2
@@ -390,15 +402,23 @@ class Recipe(Section):
     """Of weights, order and augmentation."""
     data: Data
     model: UNet = UNet()
+    """The network."""
     loss: Annotated[list[LossTerm], Field(min_length=1)] = [CrossEntropy(), Dice()]
     """Terms of the loss; their weighted sum is minimised."""
     train: Train = Train()
+    """The loop."""
     predict: Predict = Predict()
+    """How scenes are predicted."""
     evaluate: Evaluate = Evaluate()
+    """What is scored and shown."""
     promote: Promote = Promote()
+    """The gate."""
     registry: Registry = Registry()
+    """Names in MLflow."""
     tune: Tune = Tune()
+    """The search."""
     compute: Compute = Compute()
+    """Where it runs."""
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:

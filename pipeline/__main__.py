@@ -1,0 +1,270 @@
+"""The command line: reads arguments, calls one verb, prints what came out, turns errors into exit codes.
+
+Exit codes: 0 ok, 2 recipe or usage, 3 data, 4 training, 5 gate refused, 75 storage or infrastructure (try again),
+130 interrupted, 1 a fault of this program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import pipeline
+from pipeline import config, log
+from pipeline.errors import PipelineError
+from pipeline.recipe import Recipe
+
+logger = logging.getLogger("pipeline.cli")
+
+Result = tuple[dict[str, Any], str, int]
+"""What a verb gives: the JSON record, the text for a person, the exit code."""
+
+_GATE_REFUSED = 5
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parse(argv)
+    log.setup(verbose=options.verbose)
+    signal.signal(signal.SIGTERM, _interrupt)  # a stopped job must close its runs as KILLED
+    try:
+        run: Callable[[argparse.Namespace], Result] = options.run
+        record, text, code = run(options)
+    except PipelineError as error:
+        if options.json:
+            _print_json({"error": type(error).__name__, "message": error.message, "hint": error.hint})
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return _INTERRUPTED
+    if options.json:
+        _print_json(record)
+    else:
+        print(text)
+    return code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand anywhere, also after options, where argparse alone would not take them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word]
+    if unknown or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    print(json.dumps(clean(record), default=str))
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    return pipeline.load(options.recipe, options.overrides)  # type: ignore[no-any-return]
+
+
+def _index(options: argparse.Namespace) -> Result:
+    with log.progress("scenes") as advance:
+        manifest = pipeline.index(_recipe(options), progress=advance)
+    record = manifest.summary()
+    return record, _table(record), 0
+
+
+def _train(options: argparse.Namespace) -> Result:
+    recipe = _recipe(options)
+    with log.progress("steps") as advance:
+        bundle = pipeline.fit(recipe, overwrite=options.overwrite, progress=advance)
+    record = {
+        "bundle": bundle.uri,
+        "step": bundle.step,
+        "fingerprint": bundle.fingerprint,
+        "manifest_digest": bundle.manifest_digest,
+        "mlflow_run": bundle.run_id,
+        "scores": bundle.scores,
+    }
+    return record, f"{_table(record)}\n\nnext: segpipe evaluate {options.recipe} --model {bundle.uri}", 0
+
+
+def _evaluate(options: argparse.Namespace) -> Result:
+    with log.progress("scenes") as advance:
+        report = pipeline.evaluate(
+            _recipe(options),
+            options.model,
+            split=options.split,
+            out=options.out,
+            overwrite=options.overwrite,
+            progress=advance,
+        )
+    record = {"report": report.uri, "split": report.split, "scores": report.scores}
+    return record, _table(record), 0
+
+
+def _promote(options: argparse.Namespace) -> Result:
+    decision = pipeline.promote(_recipe(options), options.model)
+    record = decision.to_json()
+    head = (
+        f"{decision.name} version {decision.version} is {'now' if decision.promoted else 'not made'} {decision.alias}"
+    )
+    text = "\n".join([head, *(f"  - {reason}" for reason in decision.reasons)])
+    return record, text, 0 if decision.promoted else _GATE_REFUSED
+
+
+def _tune(options: argparse.Namespace) -> Result:
+    with log.progress("trials") as advance:
+        result = pipeline.search(_recipe(options), progress=advance)
+    record = result.to_json()
+    return record, result.table(), 0
+
+
+def _predict(options: argparse.Namespace) -> Result:
+    bundle = pipeline.pull(options.model, tracking=options.tracking_uri)
+    with log.progress("scenes") as advance:
+        written = pipeline.predict(
+            bundle,
+            options.images,
+            options.out,
+            overwrite=options.overwrite,
+            device=options.device,
+            window=options.window,
+            overlap=options.overlap,
+            progress=advance,
+        )
+    return {"rasters": written, "bundle": bundle.uri}, "\n".join(written), 0
+
+
+def _recipe_show(options: argparse.Namespace) -> Result:
+    recipe = _recipe(options)
+    _, origins = config.load_tree(options.recipe, options.overrides)
+    tree = recipe.model_dump(mode="json")
+    rows = {path: {"value": value, "origin": _origin(path, origins)} for path, value in config.leaves(tree)}
+    width = max(len(path) for path in rows)
+    texts = [f"{path:<{width}} = {json.dumps(row['value'])}   # {row['origin']}" for path, row in rows.items()]
+    head = f"# fingerprint {recipe.fingerprint}"
+    return {"fingerprint": recipe.fingerprint, "values": rows}, "\n".join([head, *texts]), 0
+
+
+def _origin(path: str, origins: dict[str, str]) -> str:
+    """Where a leaf was set: itself, or the mapping or list it was given in."""
+    while path:
+        if path in origins:
+            return origins[path]
+        path = path.rpartition(".")[0]
+    return "default"
+
+
+def _recipe_schema(options: argparse.Namespace) -> Result:
+    schema = Recipe.model_json_schema()
+    return schema, json.dumps(schema, indent=1), 0
+
+
+def _submit(options: argparse.Namespace) -> Result:
+    recipe = _recipe(options)
+    arguments = ["--model", options.model] if options.model else []
+    if options.overwrite:
+        arguments.append("--overwrite")
+    job, code = pipeline.submit(options.verb, recipe, arguments, address=options.address, wait=not options.no_wait)
+    return (
+        {"job": job, "exit_code": code},
+        f"job {job} {'submitted' if options.no_wait else f'ended with {code}'}",
+        code,
+    )
+
+
+def _table(record: dict[str, Any]) -> str:
+    rows = [(path, value) for path, value in config.leaves(record) if value is not None]
+    width = max(len(path) for path, _ in rows)
+    return "\n".join(
+        f"{path:<{width}}  {value:.4f}" if isinstance(value, float) else f"{path:<{width}}  {value}"
+        for path, value in rows
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segpipe", description=(pipeline.__doc__ or "").splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"segpipe {pipeline.__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    _verb(verbs, "index", _index, "scan scenes, write the manifest with its digest, say what was found", recipe=True)
+    train = _verb(verbs, "train", _train, "train on the manifest: MLflow run, checkpoints, bundle", recipe=True)
+    _overwrite(train)
+    evaluate = _verb(verbs, "evaluate", _evaluate, "score a model on a split: report.json and report.html", recipe=True)
+    _model(evaluate)
+    evaluate.add_argument("--split", choices=["train", "val", "test"], help="by default the recipe's evaluate.split")
+    evaluate.add_argument("--out", help="directory of the report; by default under compute.output")
+    _overwrite(evaluate)
+    promote = _verb(
+        verbs, "promote", _promote, "let a model pass the gate against the champion, or say why not", recipe=True
+    )
+    _model(promote)
+    _verb(verbs, "tune", _tune, "search over the recipe's tune.space", recipe=True)
+    predict = _verb(verbs, "predict", _predict, "predict scenes to GeoTIFFs", recipe=False)
+    _model(predict)
+    predict.add_argument("--images", required=True, nargs="+", help="paths or globs")
+    predict.add_argument("--out", required=True, help="directory of the rasters")
+    predict.add_argument("--window", type=int, help="height and width in pixels; by default the bundle's")
+    predict.add_argument("--overlap", type=float, help="share from 0 to below 1; by default the bundle's")
+    predict.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    predict.add_argument("--tracking-uri", help="MLflow server; by default MLFLOW_TRACKING_URI")
+    _overwrite(predict)
+
+    recipes = verbs.add_parser("recipe", help="look at a recipe").add_subparsers(metavar="show|schema", required=True)
+    _verb(recipes, "show", _recipe_show, "the resolved recipe with the origin of each value", recipe=True)
+    schema = _verb(recipes, "schema", _recipe_schema, "JSON Schema, for completion in editors", recipe=False)
+    schema.add_argument("recipe", nargs="?", help="not needed; the schema is the same for all recipes")
+
+    submit = _verb(verbs, "submit", _submit, "run a verb as a job on a Ray cluster", recipe=False)
+    submit.add_argument("verb", choices=["index", "train", "evaluate", "promote", "tune"])
+    _add_recipe(submit)
+    submit.add_argument("--address", required=True, help="the job server, such as http://head:8265")
+    submit.add_argument("--model", help="for evaluate and promote")
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
+    _overwrite(submit)
+    return parser
+
+
+def _verb(parent: Any, name: str, run: Callable[[argparse.Namespace], Result], text: str, *, recipe: bool) -> Any:
+    parser = parent.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print one JSON record instead of text")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    if recipe:
+        _add_recipe(parser)
+    return parser
+
+
+def _add_recipe(parser: Any) -> None:
+    parser.add_argument("recipe", help="path of a recipe file")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that win over the file")
+
+
+def _overwrite(parser: Any) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
+
+
+def _model(parser: Any) -> None:
+    parser.add_argument("--model", required=True, help="bundle directory, s3://, runs:/ or models:/ URI")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

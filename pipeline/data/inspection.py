@@ -1,0 +1,150 @@
+"""Looking at scenes one by one before any work is based on them, so that all that is wrong is said at once."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+
+from pipeline.data import rasters
+from pipeline.data.classes import Classes
+from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.scenes import Found, some
+from pipeline.data.windows import Window
+from pipeline.errors import DataError, ManifestError, SceneError
+
+Progress = Callable[[int, int], None]
+
+_THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
+_LABEL_WINDOW: Final = 2048
+_MAX_STRANGERS: Final = 1000
+_MAX_SHOWN: Final = 50
+
+
+def look_at_all(found: Sequence[Found], classes: Classes, progress: Progress | None = None) -> dict[str, Look]:
+    """Look at every scene, in threads; the result is by id. Nothing is raised that concerns single scenes."""
+    looks: dict[str, Look] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = {pool.submit(look_at, f, classes): f.id for f in found}
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                looks[futures[future]] = future.result()
+                if progress is not None:
+                    progress(done, len(found))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return looks
+
+
+def look_at(found: Found, classes: Classes) -> Look:
+    """Open image and label of one scene, compare their grids, count the label's values."""
+    problems: list[DataError] = []
+    info: RasterInfo | None = None
+    counts: tuple[int, ...] = ()
+    stamps: list[str] = []
+    try:
+        info = rasters.describe(found.image)
+        stamps.append(rasters.probe(found.image))
+    except DataError as error:
+        problems.append(error)
+    if found.label is not None:
+        try:
+            grid = rasters.describe(found.label, label=True).grid
+            difference = info.grid.difference(grid) if info is not None else ""
+            if difference:
+                problems.append(_misaligned(found, difference))
+            else:
+                counts, stamp = _count(found.label, grid, classes, found.id)
+                stamps.append(stamp)
+        except DataError as error:
+            problems.append(error)
+    return Look(info, "-".join(stamps), counts, tuple(problems))
+
+
+def disagreements(infos: Mapping[str, RasterInfo], names: Sequence[str] | None) -> list[DataError]:
+    """Scenes whose bands or dtype are not those of the recipe (`names`) or of most scenes."""
+    kinds: defaultdict[tuple[tuple[str, ...], str], list[str]] = defaultdict(list)
+    for i, info in infos.items():
+        kinds[(tuple(names) if names and len(names) == len(info.bands) else info.bands, info.dtype)].append(i)
+    if not kinds:
+        return []
+    usual = max(kinds, key=lambda kind: len(kinds[kind]))
+    problems: list[DataError] = []
+    for (bands, dtype), ids in sorted(kinds.items()):
+        who = f"scene {ids[0]} has" if len(ids) == 1 else f"{len(ids)} scenes ({some(ids)}) have"
+        what = f"{who} {len(bands)} bands ({', '.join(bands)})"
+        if names and len(bands) != len(names):
+            problems.append(SceneError(f"{what}, but data.bands names {len(names)}: {', '.join(names)}", _ALPHA))
+        elif bands != usual[0]:
+            most = f"{len(kinds[usual])} have {len(usual[0])} ({', '.join(usual[0])})"
+            hint = _ALPHA if len(bands) != len(usual[0]) else "if they mean the same, name them in data.bands"
+            problems.append(SceneError(f"{what}, but {most}", hint))
+        elif dtype != usual[1]:
+            problems.append(SceneError(f"{who} {dtype} pixels, but {len(kinds[usual])} have {usual[1]}", _CONVERT))
+    return problems
+
+
+def all_of(problems: Sequence[DataError]) -> DataError:
+    """One error that lists all; of their class if they share it."""
+    if len(problems) == 1:
+        return problems[0]
+    kinds = {type(p) for p in problems}
+    kind = kinds.pop() if len(kinds) == 1 else ManifestError
+    lines = [p.message for p in problems[:_MAX_SHOWN]]
+    if len(problems) > _MAX_SHOWN:
+        lines.append(f"and {len(problems) - _MAX_SHOWN} more")
+    hints = dict.fromkeys(p.hint for p in problems if p.hint)
+    return kind(f"{len(problems)} problems with the scenes\n  " + "\n  ".join(lines), "; ".join(list(hints)[:3]))
+
+
+def _misaligned(found: Found, difference: str) -> SceneError:
+    return SceneError(
+        f"scene {found.id}: image {found.image} and label {found.label} are not on the same grid: {difference}",
+        "warp the label onto the image's grid, with the nearest pixel",
+    )
+
+
+def _count(label: str, grid: Grid, classes: Classes, scene: str) -> tuple[tuple[int, ...], str]:
+    """Labelled pixels per class of a whole label, and 16 hex digits of its content."""
+    counts = np.zeros(len(classes), np.int64)
+    strangers: Counter[int] = Counter()
+    digest = blake2b(digest_size=8)
+    for window in _parts(grid):
+        values, valid = rasters.read_label(label, window)
+        digest.update(values.tobytes())
+        digest.update(valid.tobytes())
+        known, unknown = classes.tally(values, valid)
+        counts += known
+        strangers += unknown
+        if len(strangers) > _MAX_STRANGERS:
+            break  # this is no label, and its values would not fit into memory
+    if strangers:
+        raise classes.refusal(strangers, scene)
+    return tuple(int(c) for c in counts), digest.hexdigest()
+
+
+def _parts(grid: Grid) -> Iterator[Window]:
+    for row in range(0, grid.height, _LABEL_WINDOW):
+        for col in range(0, grid.width, _LABEL_WINDOW):
+            yield Window(row, col, min(_LABEL_WINDOW, grid.height - row), min(_LABEL_WINDOW, grid.width - col))
+
+
+_ALPHA: Final = "use images with the same bands; a band that is marked as alpha is a mask and does not count"
+_CONVERT: Final = "convert them, for instance with `gdal_translate -ot`"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems."""
+
+    info: RasterInfo | None
+    stamp: str
+    class_counts: tuple[int, ...]
+    problems: tuple[DataError, ...]
