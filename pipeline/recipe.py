@@ -144,7 +144,8 @@ class UNet(Section):
     depth: Annotated[int, Field(ge=1, le=7)] | None = None
     """Number of encoder stages used, shallowest first; by default all, at most 5."""
     decoder_channels: list[Positive] = [256, 128, 64, 32, 16]
-    """Width of the decoder stages, deepest first; the first `depth` are used."""
+    """Width of the decoder stages, deepest first: one per halving of the size, so five for a stride of 32; of more,
+    the first ones are used."""
     norm: Literal["batch", "group", "none"] = "batch"
     """Normalisation in the decoder, and in the encoder where timm lets it be chosen. `batch` is synchronised over
     the workers, so that the losses do not depend on their number."""

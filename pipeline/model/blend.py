@@ -1,0 +1,162 @@
+"""Whole scenes through a network, window by window, with only the rows in memory that windows still touch.
+
+Where windows overlap, the class probabilities (softmax in float32) of all of them are averaged with a weight that
+falls towards the window's edge, where a network has seen the least context. Probabilities rather than logits,
+because logits of different windows are not on one scale: a single confident window would outvote its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.data.classes import IGNORE
+from pipeline.data.windows import Window, cover
+from pipeline.model.metrics import predict_classes
+from pipeline.recipe import Predict
+
+Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
+"""Gives the pixels [C, h, w] of a window, and which of them are valid [h, w]; outside the scene nothing is."""
+
+_LEAST: Final = 1e-3
+"""Smallest weight: every pixel must be seen, also one that lies in the corner of a single window."""
+_SIGMA: Final = 0.125
+"""Of the Gaussian, as a share of the window (as in Isensee et al., nnU-Net, 2021)."""
+
+
+def stream(
+    network: nn.Module,
+    read: Read,
+    height: int,
+    width: int,
+    *,
+    num_classes: int,
+    section: Predict,
+    fill: Sequence[float],
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.bool_]]]:
+    """Predict a scene of height × width pixels in strips of whole rows.
+
+    Args:
+        network: images [N, C, H, W] of any dtype -> logits [N, K, H, W]; in eval mode and on `device`.
+        read: gives the pixels of a window, which may reach outside the scene. Called from another thread.
+        height: rows of the scene.
+        width: columns of the scene.
+        num_classes: K.
+        section: window, overlap, weight and windows per forward pass; the last one does not change the result.
+        fill: one value per band, put under invalid pixels.
+        device: where the network runs and the probabilities are summed.
+
+    Yields:
+        first row, class ids [h, W] uint8 with IGNORE where invalid, valid [h, W]; in order and without gaps.
+    """
+    for row, sums, valid in blended(
+        network, read, height, width, num_classes=num_classes, section=section, fill=fill, device=device
+    ):
+        # All classes of a pixel have been weighted alike, so that the largest sum is the largest mean.
+        prediction: NDArray[np.uint8] = predict_classes(sums[None])[0].cpu().numpy()
+        prediction[~valid] = IGNORE
+        yield row, prediction, valid
+
+
+@torch.inference_mode()
+def blended(
+    network: nn.Module,
+    read: Read,
+    height: int,
+    width: int,
+    *,
+    num_classes: int,
+    section: Predict,
+    fill: Sequence[float],
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[int, Tensor, NDArray[np.bool_]]]:
+    """As `stream`, but yields the weighted sums of probabilities [K, h, W] float32, 0 where nothing is valid.
+
+    The sums are a view that the next step overwrites.
+    """
+    size = section.window
+    weight = window_weight(size, section.blend).to(device)
+    sums = torch.zeros(num_classes, size, max(width, size), device=device)
+    valid = np.zeros((size, max(width, size)), np.bool_)
+    top = 0
+    for window, image_valid, probabilities in _predicted(network, read, height, width, section, fill, device):
+        if window.row > top:
+            done = window.row - top
+            yield top, sums[:, :done, :width], valid[:done, :width].copy()
+            _shift(sums, valid, done)
+            top = window.row
+        columns = slice(window.col, window.col + size)
+        valid[:, columns] |= image_valid
+        if probabilities is not None:
+            sums[:, :, columns].addcmul_(probabilities, weight)
+    done = height - top
+    yield top, sums[:, :done, :width], valid[:done, :width].copy()
+
+
+def window_weight(size: int, blend: str) -> Tensor:
+    """Weight [size, size] float32 of a window's pixels: symmetric, largest in the middle, nowhere zero."""
+    distance = (2 * torch.arange(size, dtype=torch.float64) + 1) / size - 1  # of the pixel's centre, in -1..1
+    if blend == "constant":
+        profile = torch.ones(size, dtype=torch.float64)
+    elif blend == "linear":
+        profile = 1 - distance.abs()
+    else:
+        profile = torch.exp(-0.5 * (distance / (2 * _SIGMA)) ** 2)
+    return torch.outer(profile, profile).clamp(min=_LEAST).float()
+
+
+def filled(image: NDArray[Any], valid: NDArray[np.bool_], fill: Sequence[float]) -> NDArray[Any]:
+    """The image [C, h, w] with `fill`, rounded to the image's dtype, under its invalid pixels."""
+    if valid.all():
+        return image
+    values = np.asarray(fill, np.float64)
+    if np.issubdtype(image.dtype, np.integer):
+        limits = np.iinfo(image.dtype)
+        values = np.rint(values).clip(limits.min, limits.max)
+    return np.where(valid, image, values.astype(image.dtype)[:, None, None])
+
+
+def _predicted(
+    network: nn.Module,
+    read: Read,
+    height: int,
+    width: int,
+    section: Predict,
+    fill: Sequence[float],
+    device: torch.device | str,
+) -> Iterator[tuple[Window, NDArray[np.bool_], Tensor | None]]:
+    """Windows in order, each with what is valid in it and its probabilities [K, size, size]; None if nothing is."""
+
+    def load(windows: list[Window]) -> list[tuple[Window, NDArray[Any], NDArray[np.bool_]]]:
+        return [(window, filled(*pair, fill), pair[1]) for window in windows for pair in [read(window)]]
+
+    windows = iter(cover(height, width, section.window, section.overlap))
+    with ThreadPoolExecutor(1, thread_name_prefix="blend-read") as pool:
+        # One batch is read while the one before it is computed.
+        coming = pool.submit(load, list(islice(windows, section.batch)))
+        while batch := coming.result():
+            coming = pool.submit(load, list(islice(windows, section.batch)))
+            seen = [image for _, image, valid in batch if valid.any()]
+            rows: Iterator[Tensor] = iter(())
+            if seen:
+                images = torch.from_numpy(np.stack(seen)).to(device)
+                rows = iter(network(images).float().softmax(dim=1))
+            for window, _, valid in batch:
+                yield window, valid, next(rows) if valid.any() else None
+
+
+def _shift(sums: Tensor, valid: NDArray[np.bool_], done: int) -> None:
+    """Move the rows that are not finished to the front, class by class so that little is copied at a time."""
+    for plane in sums:
+        plane[: len(plane) - done] = plane[done:].clone()
+        plane[len(plane) - done :] = 0
+    valid[: len(valid) - done] = valid[done:].copy()
+    valid[len(valid) - done :] = False

@@ -1,0 +1,266 @@
+"""The bundle: everything needed to predict from a raw raster. A directory or prefix with two files, and no pickle.
+
+bundle.json           what the network is, its classes and bands, and where it comes from
+weights.safetensors   its weights; their sha256 is in bundle.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline import store
+from pipeline.data.classes import Classes
+from pipeline.data.moments import Statistics
+from pipeline.errors import BundleError, StorageError
+from pipeline.model.networks import Network, build
+from pipeline.recipe import Predict, UNet
+
+BUNDLE_VERSION: Final = 1
+META: Final = "bundle.json"
+WEIGHTS: Final = "weights.safetensors"
+FILES: Final = (META, WEIGHTS)
+
+
+def save(  # noqa: PLR0913 - one argument for each field of the record that it returns
+    uri: str | Path,
+    network: nn.Module | Mapping[str, Tensor],
+    *,
+    model: UNet,
+    classes: Classes,
+    bands: tuple[str, ...],
+    dtype: str,
+    statistics: Statistics,
+    predict: Predict,
+    recipe: dict[str, Any],
+    fingerprint: str,
+    manifest_digest: str,
+    step: int,
+    scores: Mapping[str, float],
+    run_id: str | None = None,
+) -> Bundle:
+    """Write a bundle to a directory or s3:// prefix; it replaces what is there, at once.
+
+    Args:
+        uri: where.
+        network: the network, or its state dict; the same bytes come from equal weights.
+        model, classes, ...: as in `Bundle`.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    state = network.state_dict() if isinstance(network, nn.Module) else network
+    # Clones, since safetensors refuses tensors that share memory.
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with tempfile.TemporaryDirectory(prefix="segpipe-") as temporary:
+        local = Path(temporary)
+        save_file(weights, local / WEIGHTS)
+        bundle = Bundle(
+            uri=str(uri),
+            model=model.model_copy(update={"pretrained": False}),  # the weights are here, nothing is to be fetched
+            classes=classes,
+            bands=tuple(bands),
+            dtype=dtype,
+            statistics=statistics,
+            predict=predict,
+            recipe=recipe,
+            fingerprint=fingerprint,
+            manifest_digest=manifest_digest,
+            step=step,
+            scores=dict(scores),
+            weights_sha256=_sha256(local / WEIGHTS),
+            run_id=run_id,
+        )
+        store.write_json(str(local / META), bundle.to_json())
+        store.upload_dir(local, str(uri), last=META)
+    return bundle
+
+
+def load(uri: str | Path) -> Bundle:
+    """Read a bundle from a directory or s3:// prefix, and check that its weights are those it was saved with.
+
+    Raises:
+        BundleError: it is no bundle, is incomplete or damaged, or was made by a newer version.
+        StorageError: the store does not answer.
+    """
+    uri = str(uri)
+    try:
+        tree = store.read_json(store.join(uri, META))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{uri} is not a bundle: it has no {META}", _candidates(uri)) from error
+    except StorageError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise BundleError(f"{uri}: {META} is damaged ({error.__cause__})", "make the bundle again") from error
+        if isinstance(error.__cause__, NotADirectoryError):
+            raise BundleError(f"{uri} is not a bundle: it is a file", _candidates(uri)) from error
+        raise
+    bundle = _parse(uri, tree)
+    found = _sha256(_weights(bundle))
+    if found != bundle.weights_sha256:
+        raise BundleError(
+            f"{uri}: {WEIGHTS} has changed since the bundle was made: its sha256 is {found[:12]}..., "
+            f"{META} says {bundle.weights_sha256[:12]}...",
+            "copy the bundle again from where it was made",
+        )
+    return bundle
+
+
+def _parse(uri: str, tree: Any) -> Bundle:
+    if not isinstance(tree, dict) or not isinstance(tree.get("bundle_version"), int):
+        raise BundleError(f"{uri} is not a bundle: {META} has no bundle_version", _candidates(uri))
+    if tree["bundle_version"] > BUNDLE_VERSION:
+        raise BundleError(
+            f"{uri} is a bundle of version {tree['bundle_version']}, made by segpipe {tree.get('program', '?')}; "
+            f"this is segpipe {_program()}, which reads versions up to {BUNDLE_VERSION}",
+            f"install segpipe {tree.get('program', '?')} or newer",
+        )
+    try:
+        bundle = Bundle.from_json(uri, tree)
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise BundleError(f"{uri}: {META} is incomplete or damaged: {what}", "make the bundle again") from error
+    if len(bundle.statistics.mean) != bundle.num_bands:
+        counts = f"{bundle.num_bands} bands but statistics of {len(bundle.statistics.mean)}"
+        raise BundleError(f"{uri}: {META} is damaged: {counts}", "make the bundle again")
+    return bundle
+
+
+def _weights(bundle: Bundle) -> Path:
+    try:
+        return store.download_dir(bundle.uri, names=(WEIGHTS,)) / WEIGHTS
+    except FileNotFoundError as error:
+        hint = "copy the bundle again from where it was made"
+        raise BundleError(f"{bundle.uri} is an incomplete bundle: it has no {WEIGHTS}", hint) from error
+
+
+def _candidates(uri: str) -> str:
+    """What to say about a place that is not a bundle: perhaps one is just beneath it."""
+    beneath = [name for name in ("", *store.list_dirs(uri)) if store.exists(store.join(uri, name, META))]
+    if beneath:
+        return f"did you mean {store.join(uri, beneath[0])}?"
+    return f"give a directory or s3:// prefix that holds {META} and {WEIGHTS}, runs:/ID or models:/NAME@ALIAS"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _program() -> str:
+    try:
+        return version("segpipe")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "?"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a trained network is, and where it comes from; the weights stay in their file until `network` is called."""
+
+    uri: str
+    """Directory or s3:// prefix that holds the two files."""
+    model: UNet
+    classes: Classes
+    bands: tuple[str, ...]
+    dtype: str
+    """Of the raw pixels that it was trained on."""
+    statistics: Statistics
+    predict: Predict
+    """Window and blending by default."""
+    recipe: dict[str, Any]
+    """The whole recipe, resolved."""
+    fingerprint: str
+    """Of the recipe."""
+    manifest_digest: str
+    """Version of the data."""
+    step: int
+    scores: dict[str, float]
+    """Of the last validation; may be empty."""
+    weights_sha256: str
+    run_id: str | None
+    """MLflow run that made it."""
+
+    @property
+    def num_bands(self) -> int:
+        """C."""
+        return len(self.bands)
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits that name the weights."""
+        return self.weights_sha256[:12]
+
+    def network(self, device: str | torch.device = "cpu") -> Network:
+        """The network in eval mode on `device`: raw pixels [N, C, H, W] in, logits [N, K, H, W] out.
+
+        Raises:
+            BundleError: the weights are missing or belong to another network.
+        """
+        with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
+            network = build(self.model, self.num_bands, len(self.classes))
+        try:
+            network.load_state_dict(load_file(_weights(self), device="cpu"))
+        except (RuntimeError, SafetensorError) as error:
+            what = str(error).splitlines()[0]
+            raise BundleError(
+                f"{self.uri}: the weights do not fit the network in {META}: {what}",
+                "the bundle was made with another version of segpipe or timm; install that version",
+            ) from error
+        return network.to(device).to(memory_format=torch.channels_last).eval()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; the place is left out, since a bundle can be copied."""
+        return {
+            "bundle_version": BUNDLE_VERSION,
+            "program": _program(),
+            "model": self.model.model_dump(mode="json"),
+            "classes": self.classes.to_json(),
+            "bands": list(self.bands),
+            "dtype": self.dtype,
+            "statistics": self.statistics.to_json(),
+            "predict": self.predict.model_dump(mode="json"),
+            "recipe": json.loads(json.dumps(self.recipe)),
+            "fingerprint": self.fingerprint,
+            "manifest_digest": self.manifest_digest,
+            "step": self.step,
+            "scores": {name: value if math.isfinite(value) else None for name, value in self.scores.items()},
+            "weights_sha256": self.weights_sha256,
+            "run_id": self.run_id,
+        }
+
+    @classmethod
+    def from_json(cls, uri: str, tree: Mapping[str, Any]) -> Bundle:
+        """The opposite of `to_json`, for a bundle at `uri`."""
+        return cls(
+            uri=uri,
+            model=UNet.model_validate(tree["model"]),
+            classes=Classes.from_json(tree["classes"]),
+            bands=tuple(tree["bands"]),
+            dtype=str(tree["dtype"]),
+            statistics=Statistics.from_json(tree["statistics"]),
+            predict=Predict.model_validate(tree["predict"]),
+            recipe=dict(tree["recipe"]),
+            fingerprint=str(tree["fingerprint"]),
+            manifest_digest=str(tree["manifest_digest"]),
+            step=int(tree["step"]),
+            scores={name: math.nan if value is None else float(value) for name, value in tree["scores"].items()},
+            weights_sha256=str(tree["weights_sha256"]),
+            run_id=tree["run_id"],
+        )
+
+    def at(self, uri: str) -> Bundle:
+        """The same bundle in another place."""
+        return replace(self, uri=uri)

@@ -1,0 +1,162 @@
+"""Normalisation that does not depend on how a batch is divided: groups, none, or BatchNorm over all workers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.errors import RecipeError
+
+Kind = Literal["batch", "group", "none"]
+_GROUP = 16  # channels in a group; Wu & He (2018) find it as good as any
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm (Wu & He 2018) in groups of 16 channels, or as many as divide both 16 and `channels`."""
+    return nn.GroupNorm(channels // math.gcd(channels, _GROUP), channels)
+
+
+def layer(kind: Kind, channels: int) -> nn.Module:
+    """A new normalisation layer for `channels`; Identity for `none`."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return group_norm(channels) if kind == "group" else nn.Identity()
+
+
+def replace(module: nn.Module, kind: Kind, name: str) -> None:
+    """Replace every BatchNorm inside `module`; its scale and offset live on.
+
+    `group` normalises by groups instead. `none` keeps scale and offset with the running moments folded in, so that
+    pretrained weights compute what they did in evaluation and residual branches that begin at zero still do.
+
+    Raises:
+        RecipeError: `name` has a BatchNorm of another kind than over images.
+    """
+    if kind == "batch":
+        return
+    for parent in list(module.modules()):
+        for key, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, key, _instead(child, kind))
+            elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+                raise RecipeError(
+                    f"model.norm: {kind!r} cannot replace the {type(child).__name__} in {name}",
+                    "set model.norm=batch or choose another encoder",
+                )
+
+
+def synchronise(module: nn.Module) -> nn.Module:
+    """Make every BatchNorm2d inside `module` take its moments over all workers; state-dict keys stay the same.
+
+    For any device and backend (torch's own needs a GPU, and drops the activation that timm fuses into some). With one
+    worker, and in evaluation, it is an ordinary BatchNorm. Returns `module`, changed in place.
+    """
+    for parent in list(module.modules()):
+        for key, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
+                setattr(parent, key, SyncBatchNorm(child))
+    return module
+
+
+class Affine(nn.Module):
+    """Scale and offset per channel, and nothing else."""
+
+    def __init__(self, scale: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(scale), nn.Parameter(offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N,C,H,W], same shape out."""
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """A sum over all workers, and of their gradients on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _SumOverWorkers.forward(ctx, grad.contiguous())
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm whose moments are those of the batches of all workers together (Chan's parallel variance)."""
+
+    def __init__(self, source: nn.BatchNorm2d) -> None:
+        super().__init__(source.num_features, source.eps, source.momentum, source.affine, source.track_running_stats)
+        self.weight, self.bias = source.weight, source.bias
+        self.running_mean, self.running_var = source.running_mean, source.running_var
+        self.num_batches_tracked = source.num_batches_tracked
+        self.drop, self.act = _tail(source)
+        self.train(source.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N,C,H,W], same shape out."""
+        alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+        out: Tensor = super().forward(x) if alone or not self.training else self._normalise(x)
+        tail: Tensor = self.act(self.drop(out))
+        return tail
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self._normalise_float(x.float()).to(x.dtype)
+
+    def _normalise_float(self, x: Tensor) -> Tensor:
+        here = x.numel() // x.shape[1]
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        # Combined in float64, where the mean of squares less the square of the mean loses nothing that matters.
+        mean, var = mean.double(), var.double()
+        local = torch.cat([mean * here, (var + mean * mean) * here, mean.new_tensor([here])])
+        total: Tensor = _SumOverWorkers.apply(local)
+        count = total[-1].detach()
+        mean, square = (total[:-1] / count).chunk(2)
+        var = square - mean * mean
+        self._remember(mean.detach(), var.detach() * count / (count - 1).clamp(min=1))
+        scale = (var + self.eps).rsqrt().float()
+        offset = -mean.float() * scale
+        if self.affine:
+            scale, offset = scale * self.weight, offset * self.weight + self.bias
+        return x * scale[:, None, None] + offset[:, None, None]
+
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+        self.running_var.lerp_(var.to(self.running_var.dtype), rate)
+
+
+def _instead(norm: nn.BatchNorm2d, kind: Kind) -> nn.Module:
+    scale, offset = _scale_offset(norm)
+    new: nn.Module
+    if kind == "group":
+        new = group_norm(norm.num_features)
+        new.weight, new.bias = nn.Parameter(scale), nn.Parameter(offset)
+    else:
+        factor = (norm.running_var + norm.eps).rsqrt() if norm.running_var is not None else torch.ones_like(scale)
+        mean = norm.running_mean if norm.running_mean is not None else torch.zeros_like(offset)
+        new = Affine(scale * factor, offset - mean * scale * factor)
+    new.requires_grad_(not norm.affine or norm.weight.requires_grad)
+    drop, act = _tail(norm)
+    return new if isinstance(act, nn.Identity) and isinstance(drop, nn.Identity) else nn.Sequential(new, drop, act)
+
+
+def _scale_offset(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    if not norm.affine:
+        return torch.ones(norm.num_features), torch.zeros(norm.num_features)
+    return norm.weight.detach().clone(), norm.bias.detach().clone()
+
+
+def _tail(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Dropout and activation that timm's own BatchNorm carries along."""
+    return getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity())

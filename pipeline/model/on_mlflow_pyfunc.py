@@ -1,0 +1,35 @@
+"""What MLflow runs when a consumer loads one of our model versions as a pyfunc ("models from code", no pickle).
+
+`push` stores a copy of this file with every version; it needs only that `segpipe` is installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from pipeline.model import bundle
+from pipeline.model.metrics import predict_classes
+
+
+class Segmenter(PythonModel):  # type: ignore[misc]
+    """Raw pixels [N, H, W, C] of the bundle's dtype -> class ids [N, H, W] uint8."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the bundle; the model config's `device` says where it runs."""
+        self.device = str((context.model_config or {}).get("device", "cpu"))
+        self.network = bundle.load(context.artifacts["bundle"]).network(self.device)
+
+    # The bare array type: any other hint, or none, makes MLflow warn about its own guess of a signature.
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Any:
+        """Whole images, in one piece; `segpipe predict` is for rasters that are too large for that."""
+        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(model_input, -1, 1)))
+        with torch.inference_mode():
+            return predict_classes(self.network(images.to(self.device))).cpu().numpy()
+
+
+mlflow.models.set_model(Segmenter())

@@ -1,0 +1,156 @@
+"""Which MLflow server, and how it is asked: few and short retries, errors that name it, no global state."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline import store
+from pipeline.errors import RecipeError, TrackingError
+from pipeline.recipe import Compute, Recipe
+
+SQLITE: Final = "sqlite:///"
+_ENVIRONMENT: Final = {
+    # By default MLflow tries for four minutes where a server is away, and for twenty where one hangs.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+_CHECK_SECONDS: Final = 4
+_ASK_HINT: Final = "start the server, or correct compute.tracking_uri (or MLFLOW_TRACKING_URI)"
+
+
+def tracking_uri(recipe: Recipe) -> str:
+    """The recipe's MLflow server, else MLFLOW_TRACKING_URI, else an SQLite file in the output directory.
+
+    Raises:
+        RecipeError: none is named, and the output is no local directory in which SQLite could be.
+    """
+    named = recipe.compute.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    if not store.is_local(recipe.compute.output):
+        raise RecipeError(
+            f"compute.output is {recipe.compute.output}, and no MLflow server is named",
+            "set compute.tracking_uri or MLFLOW_TRACKING_URI; a bucket cannot hold the SQLite default",
+        )
+    return _sqlite_in(recipe.compute.output)
+
+
+def check(uri: str) -> None:
+    """Ask the server for a sign of life.
+
+    Raises:
+        TrackingError: none within a few seconds, or it refuses us; names the URI and says what to do.
+    """
+    if uri.startswith("http"):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CHECK_SECONDS).close()
+        except urllib.error.HTTPError as error:
+            error.close()  # something answers; whether it is MLflow, and for us, is asked next
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise TrackingError(f"the MLflow server {shown(uri)} does not answer: {reason}", _ASK_HINT) from error
+    with asking(uri):
+        client(uri).search_experiments(max_results=1)
+
+
+def client(uri: str) -> MlflowClient:
+    """A client of this server, whatever the process's own tracking URI is; retries are few and short.
+
+    Raises:
+        TrackingError: the URI cannot be used.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith(SQLITE):
+        Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    with asking(uri):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment_id(client: MlflowClient, name: str, output: str) -> str:
+    """Id of an experiment, created if need be; safe if several processes do so at once.
+
+    Artifacts go where the server puts them; without a server they go to `<output>/mlartifacts`.
+    """
+    with asking(client.tracking_uri):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(client.create_experiment(name, artifact_location=_artifact_root(client, output)))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage != "active":
+        hint = f"`mlflow experiments restore -x {found.experiment_id}`, or choose another registry.experiment"
+        raise RecipeError(f"the MLflow experiment {name!r} has been deleted", hint)
+    return str(found.experiment_id)
+
+
+def shown(uri: str) -> str:
+    """A URI without the password that may be in it."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def safe_name(name: str) -> str:
+    """A name that MLflow takes for a metric or tag: letters, digits and `_-./ `; anything else becomes `_`."""
+    return re.sub(r"[^\w\-./ ]", "_", name, flags=re.ASCII)
+
+
+@contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """Whatever goes wrong with MLflow inside the block is a TrackingError that names the server."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        what = " ".join(str(error).split())[:500]
+        raise TrackingError(f"MLflow at {shown(uri)}: {what}", _ASK_HINT) from error
+
+
+def or_none(ask: Any, key: str) -> Any:
+    """The answer to a question about an id or name; None if there is no such thing."""
+    try:
+        return ask(key)
+    except MlflowException as error:
+        # A malformed id is one that does not exist.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _sqlite_in(directory: str) -> str:
+    return f"{SQLITE}{Path(directory.removeprefix('file://')).absolute() / 'mlflow.db'}"
+
+
+def default_sqlite(uri: str) -> str:
+    """Where a URI that names no server is looked up: the SQLite file of the default output directory.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    default = _sqlite_in(str(Compute.model_fields["output"].default))
+    if not Path(default.removeprefix(SQLITE)).exists():
+        raise TrackingError(f"{uri}: no MLflow server is named", "set MLFLOW_TRACKING_URI, or give the tracking URI")
+    return default
+
+
+def _artifact_root(client: MlflowClient, output: str) -> str | None:
+    """None lets the server decide; without one MLflow's default would be a folder of the current directory."""
+    if not str(client.tracking_uri).startswith(SQLITE):
+        return None
+    local = Path(output.removeprefix("file://")).absolute()
+    return (local / "mlartifacts").as_uri() if store.is_local(output) else store.join(output, "mlartifacts")
