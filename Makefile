@@ -35,5 +35,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+k8s-check: setup
+	$(BIN)/python -m k8s.check --crds "$(CRDS)"
+
+bench: setup
+	$(BIN)/python -m bench.loop
+	$(BIN)/python -m bench.feed
+	$(BIN)/python -m bench.start
+
 clean:
 	rm -rf $(VENV) demo runs

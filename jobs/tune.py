@@ -1,0 +1,8 @@
+"""Search, as a job on a cluster: `python -m jobs.tune RECIPE [a.b=c ...]`."""
+
+import sys
+
+from pipeline.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(["tune", *sys.argv[1:]]))

@@ -1,0 +1,1 @@
+"""Kubernetes manifests of the jobs, and the check that reads them without a cluster."""
