@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parse(argv)
+    # Read when torch is loaded, also by the processes of a private Ray cluster. Threads that wait by spinning make
+    # each other several times slower where more of them are busy than there are cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     log.setup(verbose=options.verbose)
     signal.signal(signal.SIGTERM, _interrupt)  # a stopped job must close its runs as KILLED
     try:

@@ -278,7 +278,8 @@ class Promote(Section):
     metric: str = "miou"
     """Score of the report that must grow: miou, mdice, accuracy, iou.CLASS, dice.CLASS."""
     min_gain: float = 0.0
-    """Least gain of `metric` over the champion."""
+    """Least gain of `metric` over the champion. 0: it must be better, an equal one is refused; below zero: it may lose
+    as much."""
     max_drop: dict[str, Annotated[float, Field(ge=0)]] = {}
     """For some classes, the largest loss of IoU that is tolerated."""
 

@@ -180,7 +180,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("no memory limit", lambda j: spec_of(j, "worker")["containers"][0]["resources"].pop("limits")),
     ("AWS_SECRET_ACCESS_KEY in plain sight", lambda j: spec_of(j)["containers"][0].update(
         env=[{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}])),
-    ("'contaners' was unexpected", lambda j: spec_of(j).update(contaners=[])),
+    ("'container' was unexpected", lambda j: spec_of(j).update(container=[])),
 ]
 # fmt: on
 
@@ -203,7 +203,7 @@ def test_the_crd_schema_is_closed_and_its_rules_hold(small: Callable[[dict[str, 
     assert small(good) == []
     assert small(good | {"size": 3, "groups": [{"name": "a", "labels": {"any": "x"}}]}) == []
     assert "'entryPoint' was unexpected" in small(good | {"entryPoint": "python"})[0]
-    assert "groups.0: Additional properties" in small(good | {"groups": [{"nam": "a"}]})[0]
+    assert "groups.0: Additional properties" in small(good | {"groups": [{"title": "a"}]})[0]
     assert "spec.backoffLimit: 'two' is not of type 'integer'" in small(good | {"backoffLimit": "two"})
     assert "'entrypoint' is a required property" in small({})[0]
     assert "does not match" in small(good | {"size": "2 Gi"})[0]

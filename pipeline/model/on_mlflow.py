@@ -89,7 +89,9 @@ def push(
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             # Not the model's own models:/ URI: MLflow would look that up at the server of the process.
-            link = {"run_id": run.info.run_id, "model_id": model.model_id} if run else {}
+            link = {"run_id": run.info.run_id} if run else {}
+            if run or uri.startswith("http"):  # a server asks whose artifacts these are; SQLite takes no model alone
+                link["model_id"] = model.model_id
             known = str(api.create_model_version(name, model.artifact_location, tags=everything, **link).version)
             logger.info("registered %s as version %s of %s", bundle.digest, known, name)
         if alias is not None:

@@ -1,0 +1,231 @@
+"""The verb `fit`: a recipe and a manifest become a bundle, in this process, under torchrun or on Ray.
+
+    <output>/<name>/runs/<fingerprint>-<manifest digest>/
+        recipe.json  manifest.parquet  mlflow.json  metrics.jsonl  checkpoints/  bundle/
+
+What is computed names the directory. So the same command goes on with a run that was killed, whatever it runs on now,
+and refuses to repeat one that is finished.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import distributed as dist
+
+from pipeline import store
+from pipeline.data import statistics
+from pipeline.data.chips import Plan
+from pipeline.data.manifest import Manifest, current
+from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
+from pipeline.model import bundle
+from pipeline.model.bundle import Bundle
+from pipeline.recipe import Recipe, absolute
+from pipeline.train import on_mlflow
+from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost
+from pipeline.train.worker import device_of, joined, work
+from pipeline.world import World
+
+RECIPE = "recipe.json"
+_FOLLOW_S = 0.5
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[..., None]
+"""Called as progress(done, total, note)."""
+
+
+def fit(
+    recipe: Recipe,
+    *,
+    manifest: Manifest | None = None,
+    overwrite: bool = False,
+    register: bool = True,
+    parent_run: str | None = None,
+    host: Host | None = None,
+    callbacks: Sequence[Any] = (),
+    progress: Progress | None = None,
+) -> Bundle:
+    """Train the recipe's network, or go on where a killed run of the same recipe and data stopped.
+
+    Args:
+        recipe: what to do; `compute` says where.
+        manifest: the scenes; by default the recipe's current manifest.
+        overwrite: begin again, even if there is a finished run or one to go on with.
+        register: make the bundle a version of the registered model.
+        parent_run: MLflow run that this one is nested in.
+        host: whom the loop tells, where it runs in this process.
+        callbacks: of Ray Train, where it runs there.
+        progress: called as progress(steps done, steps, note).
+
+    Raises:
+        OutputExists: the run is finished, and not `overwrite`.
+        DataError: scenes, labels or splits are not what the recipe says.
+        TrainingError: the loss diverged, or a checkpoint does not fit.
+        TrackingError, ClusterError, StorageError: a server, the cluster or the store does not answer.
+    """
+    world = World.detect()
+    _check(recipe, world)
+    with ExitStack() as stack:
+        if world.size > 1:
+            stack.enter_context(joined(world, device_of(recipe.compute, world)))
+        payload = _agreed(world, lambda: _open(recipe, manifest, overwrite, parent_run, stack))
+        if not world.leader:
+            return bundle.load(work(payload, host or LocalHost())["bundle"])
+        stack.enter_context(_closing(payload))
+        stack.enter_context(_followed(payload["run_uri"], recipe.train.steps, progress))
+        if recipe.compute.runner == "ray":
+            result = _on_ray().run(payload, callbacks)
+        else:
+            result = work(payload, host or LocalHost())
+        made = bundle.load(result["bundle"])
+        if register:
+            _register(recipe, made, payload)
+        return made
+
+
+def run_uri_of(recipe: Recipe, manifest: Manifest) -> str:
+    """Directory of the run that a recipe on a manifest is."""
+    output = absolute(recipe).compute.output
+    return store.join(output, recipe.name, "runs", f"{recipe.fingerprint}-{manifest.digest[:8]}")
+
+
+def _check(recipe: Recipe, world: World) -> None:
+    compute = recipe.compute
+    if world.size > 1 and compute.runner == "ray":
+        raise RecipeError("compute.runner: ray, but torchrun started this process", "add compute.runner=local")
+    if world.size == 1 and compute.runner == "local" and compute.num_workers > 1:
+        logger.warning(
+            "compute.num_workers %d has no effect: this is one process; start %d with torchrun, or use runner ray",
+            compute.num_workers,
+            compute.num_workers,
+        )
+
+
+def _on_ray() -> Any:
+    # A machine without Ray runs everything else of this file.
+    return importlib.import_module("pipeline.train.on_ray")
+
+
+def _agreed(world: World, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the leader makes, on all ranks; if it fails, all fail alike."""
+    if world.size == 1:
+        return make()
+    box: list[Any] = [None]
+    if world.leader:
+        try:
+            box = [make()]
+        except PipelineError as error:
+            box = [error]
+    dist.broadcast_object_list(box, 0)
+    if isinstance(box[0], PipelineError):
+        raise box[0]
+    made: dict[str, Any] = box[0]
+    return made
+
+
+def _open(
+    recipe: Recipe, manifest: Manifest | None, overwrite: bool, parent_run: str | None, stack: ExitStack
+) -> dict[str, Any]:
+    """Everything that can be known and refused before workers start; returns what each of them gets, as plain JSON."""
+    with ThreadPoolExecutor(1) as pool:
+        reached = pool.submit(on_mlflow.reach, recipe)  # seconds of imports, while the rest goes on
+        manifest = manifest or current(recipe)
+        run_uri = run_uri_of(recipe, manifest)
+        _make_room(run_uri, overwrite)
+        moments = statistics.cached(recipe, manifest)
+        Plan.of(manifest, moments, recipe.data, recipe.seed)
+        stated = on_mlflow.without_secrets(recipe.model_dump(mode="json"))
+        manifest.write(store.join(run_uri, MANIFEST))
+        store.write_json(store.join(run_uri, RECIPE), stated)
+        if recipe.compute.runner == "ray":
+            stack.enter_context(_on_ray().connected(recipe.compute))
+        uri = reached.result()
+    tracking = None
+    if uri is not None:
+        tags = {"segpipe.fingerprint": recipe.fingerprint, "segpipe.manifest_digest": manifest.digest}
+        run_id = on_mlflow.start_run(recipe, uri, run_uri=run_uri, tags=tags, parent_run=parent_run)
+        tracking = {"uri": uri, "run_id": run_id}
+    return {
+        "recipe": absolute(recipe).model_dump(mode="json"),
+        "stated": stated,
+        "fingerprint": recipe.fingerprint,
+        "run_uri": run_uri,
+        "statistics": moments.to_json(),
+        "mlflow": tracking,
+    }
+
+
+def _make_room(run_uri: str, overwrite: bool) -> None:
+    finished = store.join(run_uri, BUNDLE)
+    if overwrite:
+        store.remove(run_uri)
+    elif store.exists(store.join(finished, bundle.META)):
+        raise OutputExists(
+            f"this recipe has been trained on these data: {finished}",
+            "use that bundle, change the recipe (train.steps, seed, ...), or give --overwrite to train it again",
+        )
+
+
+@contextmanager
+def _closing(payload: dict[str, Any]) -> Iterator[None]:
+    """Close the MLflow run as what it was."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if payload["mlflow"] is not None:
+            on_mlflow.finish_run(**payload["mlflow"], status=status, run_uri=payload["run_uri"])
+
+
+def _register(recipe: Recipe, made: Bundle, payload: dict[str, Any]) -> None:
+    """The bundle is safe already: a registry that is away is said, and costs nothing."""
+    hint = f"`segpipe promote` registers {made.uri} later"
+    if payload["mlflow"] is None:
+        logger.warning("not registered as %s, since there is no MLflow; %s", recipe.registered_model, hint)
+        return
+    try:
+        on_mlflow.register(made, recipe.registered_model, **payload["mlflow"])
+    except StorageError as error:
+        logger.warning("not registered as %s: %s; %s", recipe.registered_model, error.message, hint)
+
+
+@contextmanager
+def _followed(run_uri: str, steps: int, progress: Progress | None) -> Iterator[None]:
+    """Call `progress` as the recorded metrics grow, wherever the workers are."""
+    if progress is None:
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_follow, args=(run_uri, steps, progress, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _follow(run_uri: str, steps: int, progress: Progress, done: threading.Event) -> None:
+    path, shown, closing = store.join(run_uri, on_mlflow.METRICS), -1, False
+    while not closing:
+        closing = done.wait(_FOLLOW_S if store.is_local(run_uri) else 10 * _FOLLOW_S)
+        try:
+            rows = on_mlflow.read_rows(path)
+        except StorageError as error:
+            logger.debug("no progress to show: %s", error)
+            continue
+        row = next((row for row in reversed(rows) if "loss" in row), None)
+        if row is not None and row["step"] != shown:
+            shown = row["step"]
+            progress(shown, steps, f"loss {row['loss']:.4f}")

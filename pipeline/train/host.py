@@ -1,0 +1,37 @@
+"""Whom the loop tells: the one that runs it (`Host`) and the one that writes numbers down (`Tracker`)."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+# Names in a run's directory that its workers need.
+MANIFEST: Final = "manifest.parquet"
+BUNDLE: Final = "bundle"
+
+
+class Host(Protocol):
+    """The platform that runs the loop."""
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Take the numbers of a validation or checkpoint. Every rank calls it, at the same steps."""
+
+
+class Tracker(Protocol):
+    """The record of numbers over steps. Only the leader has a real one."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Take numbers of a step; returns at once and never raises."""
+
+
+class LocalHost:
+    """Python or torchrun: nobody waits for numbers."""
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing: the loop's own log has said it."""
+
+
+class NoTracker:
+    """For ranks that do not lead."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Forget the numbers."""

@@ -1,0 +1,255 @@
+"""The tracker: numbers over steps, as JSON lines always, and in MLflow if there is a server.
+
+MLflow takes seconds to import and a server may be slow or away; the first step waits for neither. So mlflow is
+imported by the functions that need it, of which the worker's run in a background thread. Whoever called `fit` opens
+and closes the run; the leader of the workers only adds numbers to it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import math
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipeline import config, store
+from pipeline.errors import StorageError, TrackingError
+from pipeline.model.bundle import Bundle
+from pipeline.recipe import Recipe
+
+METRICS = "metrics.jsonl"
+UNSENT = "metrics-unsent.jsonl"
+_LINK = "mlflow.json"
+_MAX_VALUE = 500
+_MAX_PARAMS = 100
+_MAX_METRICS = 1000
+_SEND_EVERY_S = 2.0
+_RETRY_S = 5.0
+_UPLOAD_EVERY_S = 15.0
+_CLOSE_S = 20.0
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def without_secrets(tree: Any) -> Any:
+    """The same plain tree with user names and passwords taken out of URIs."""
+    if isinstance(tree, Mapping):
+        return {key: without_secrets(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [without_secrets(value) for value in tree]
+    return re.sub(r"(://)[^/@\s]+@", r"\1", tree) if isinstance(tree, str) else tree
+
+
+def reach(recipe: Recipe) -> str | None:
+    """URI of the tracking server, which answers; None if it does not and need not.
+
+    Raises:
+        TrackingError: it does not answer, and `compute.tracking_required`.
+    """
+    platform = _platform()
+    uri: str = platform.tracking_uri(recipe)
+    try:
+        platform.check(uri)
+    except TrackingError as error:
+        if recipe.compute.tracking_required:
+            hint = f"{error.hint}, or set compute.tracking_required=false to train without it"
+            raise TrackingError(error.message, hint) from error
+        logger.warning("training without MLflow: %s", error.message)
+        return None
+    return uri
+
+
+def start_run(recipe: Recipe, uri: str, *, run_uri: str, tags: Mapping[str, str], parent_run: str | None) -> str:
+    """Open the MLflow run that belongs to a run directory, or go on with it; returns its id.
+
+    Raises:
+        TrackingError: the server refuses.
+    """
+    platform = _platform()
+    client = platform.client(uri)
+    with platform.asking(uri):
+        run_id = _known_run(client, uri, run_uri)
+        if run_id is None:
+            experiment = platform.experiment_id(client, recipe.experiment, recipe.compute.output)
+            parent = {"mlflow.parentRunId": parent_run} if parent_run else {}
+            named = {"mlflow.runName": run_uri.rstrip("/").rpartition("/")[2], **parent}
+            run_id = str(client.create_run(experiment, tags={**named, **tags}).info.run_id)
+            _log_recipe(client, run_id, recipe)
+    store.write_json(store.join(run_uri, _LINK), {"tracking_uri": without_secrets(uri), "run_id": run_id})
+    return run_id
+
+
+def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
+    """Send what could not be sent before, and close the run as FINISHED, FAILED or KILLED; only warns."""
+    platform = _platform()
+    spool = store.join(run_uri, UNSENT)
+    try:
+        client = platform.client(uri)
+        with platform.asking(uri):
+            rows = read_rows(spool)
+            if rows:
+                _send(client, run_id, rows)
+                store.remove(spool)
+                logger.info("sent the %d records that MLflow had missed", len(rows))
+            client.set_terminated(run_id, status)
+    except StorageError as error:
+        logger.warning("MLflow run %s is %s, but stays open: %s", run_id, status, error.message)
+
+
+def read_rows(uri: str) -> list[Row]:
+    """Records of a file of JSON lines; none if there is no file."""
+    try:
+        lines = store.read_bytes(uri).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    # A kill can cut the last line short.
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def register(bundle: Bundle, name: str, *, uri: str, run_id: str) -> str:
+    """Make the bundle a version of a registered model; returns the version.
+
+    Raises:
+        TrackingError: the server does not answer or refuses.
+    """
+    version: str = importlib.import_module("pipeline.model.on_mlflow").push(
+        bundle, uri=uri, run_id=run_id, name=name, tags={}
+    )
+    return version
+
+
+def _platform() -> Any:
+    # mlflow takes 4 to 6 seconds to import; a worker must not spend them before its first step.
+    return importlib.import_module("pipeline.model.on_mlflow_server")
+
+
+def _known_run(client: Any, uri: str, run_uri: str) -> str | None:
+    """Id of the run that an earlier attempt opened on the same server, open again; None if there is none."""
+    try:
+        link = store.read_json(store.join(run_uri, _LINK))
+    except FileNotFoundError:
+        return None
+    if link["tracking_uri"] != without_secrets(uri):
+        return None
+    run_id = str(link["run_id"])
+    run = _platform().or_none(client.get_run, run_id)
+    if run is None or run.info.lifecycle_stage != "active":
+        return None
+    client.update_run(run_id, status="RUNNING")
+    return run_id
+
+
+def _log_recipe(client: Any, run_id: str, recipe: Recipe) -> None:
+    tree = without_secrets(recipe.model_dump(mode="json"))
+    param = importlib.import_module("mlflow.entities").Param
+    params = [param(path, str(value)[:_MAX_VALUE]) for path, value in config.leaves(tree)]
+    for first in range(0, len(params), _MAX_PARAMS):
+        client.log_batch(run_id, params=params[first : first + _MAX_PARAMS])
+    client.log_dict(run_id, tree, "recipe.json")
+
+
+def _send(client: Any, run_id: str, rows: Sequence[Row]) -> None:
+    metric = importlib.import_module("mlflow.entities").Metric
+    metrics = [
+        metric(_platform().safe_name(name), value, row["time"], row["step"])
+        for row in rows
+        for name, value in row.items()
+        if name not in ("step", "time") and value is not None
+    ]
+    for first in range(0, len(metrics), _MAX_METRICS):
+        client.log_batch(run_id, metrics=metrics[first : first + _MAX_METRICS])
+
+
+def _lines(rows: Sequence[Row]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+class Tracker:
+    """Takes numbers and returns at once. Nothing that goes wrong here reaches the training."""
+
+    def __init__(self, run_uri: str, *, start_step: int = 0, uri: str | None = None, run_id: str | None = None) -> None:
+        """Go on after `start_step`: later records are of an attempt that was killed, and come again.
+
+        Without `uri` and `run_id` there is no MLflow, only the lines.
+        """
+        self._run_uri, self._uri, self._run_id = run_uri, uri, run_id
+        self._path = store.join(run_uri, METRICS)
+        self._local = store.is_local(run_uri)
+        kept = [row for row in read_rows(self._path) if row["step"] <= start_step]
+        store.write_bytes(self._path, _lines(kept))
+        self._rows = [] if self._local else kept  # an object in a bucket cannot grow: it is written anew each time
+        # Of what the server has already it keeps one: records are equal if name, step, time and value are.
+        self._backlog = kept if uri is not None else []
+        self._queue: queue.SimpleQueue[Row] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._client: Any = None
+        self._away = self._write_failed = False
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record numbers of a step; one that is not finite becomes null."""
+        numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        row = {"step": step, "time": int(time.time() * 1000), **numbers}
+        if self._local:
+            self._write(lambda: store.append_line(self._path, json.dumps(row)))
+        self._queue.put(row)
+
+    def close(self) -> None:
+        """Send what is left, for a limited time; the rest is kept beside the metrics for whoever closes the run."""
+        self._closing.set()
+        self._thread.join(_CLOSE_S)
+
+    def _work(self) -> None:
+        """Body of the thread: every two seconds, more seldom while the server is away."""
+        uploaded = time.monotonic()
+        closing = False
+        while not closing:
+            closing = self._closing.wait(_RETRY_S if self._away else _SEND_EVERY_S)
+            new = []
+            while not self._queue.empty():
+                new.append(self._queue.get())
+            self._deliver(new)
+            if not self._local:
+                self._rows += new
+            if self._rows and (closing or time.monotonic() - uploaded > _UPLOAD_EVERY_S):
+                self._write(lambda: store.write_bytes(self._path, _lines(self._rows)))
+                uploaded = time.monotonic()
+        if self._backlog:
+            self._write(lambda: store.write_bytes(store.join(self._run_uri, UNSENT), _lines(self._backlog)))
+
+    def _deliver(self, new: list[Row]) -> None:
+        """Send to MLflow what is new and what it missed before."""
+        if self._uri is None:
+            return
+        self._backlog += new
+        if not self._backlog:
+            return
+        try:
+            self._client = self._client or _platform().client(self._uri)
+            _send(self._client, str(self._run_id), self._backlog)
+        except Exception as error:  # whatever it is, training goes on: it is said once, and the records are kept
+            if not self._away:
+                logger.warning("MLflow does not answer; training goes on, its numbers are kept: %s", error)
+            self._away = True
+            return
+        if self._away:
+            logger.warning("MLflow answers again; sent the %d records that it had missed", len(self._backlog))
+        self._away = False
+        self._backlog = []
+
+    def _write(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except StorageError as error:
+            if not self._write_failed:
+                logger.warning("metrics cannot be written; training goes on: %s", error)
+            self._write_failed = True

@@ -1,0 +1,87 @@
+"""Scores of a network on the val split while it trains: windows side by side, counts added over ranks."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed as dist
+from torch import nn
+
+from pipeline.data import chips
+from pipeline.data.classes import Classes
+from pipeline.data.scenes import Scene
+from pipeline.data.windows import Window
+from pipeline.model import metrics
+from pipeline.recipe import Data
+from pipeline.world import World
+
+Chip = tuple[NDArray[Any], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Everything needed to score a network; call it with one in eval mode."""
+
+    scenes: Sequence[Scene]
+    classes: Classes
+    data: Data
+    fill: tuple[float, ...]
+    world: World
+    device: torch.device
+    batch: int
+    """Windows per forward pass."""
+    threads: int
+
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        """Scores over all windows of all scenes; each rank reads and predicts its share, and all return the same.
+
+        Raises:
+            DataError: a scene cannot be read.
+        """
+        counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64)
+        for images, masks in _groups(self._chips(), self.batch):
+            logits = network(torch.from_numpy(np.stack(images)).to(self.device))
+            prediction = metrics.predict_classes(logits)
+            truth = torch.from_numpy(np.stack(masks)).to(self.device)
+            counts += metrics.confusion(prediction, truth, len(self.classes)).cpu()
+        if self.world.size > 1:
+            shared = counts.to(self.device)
+            dist.all_reduce(shared)
+            counts = shared.cpu()
+        return metrics.scores(counts, self.classes.names)
+
+    def _chips(self) -> Iterator[Chip]:
+        """This rank's chips, read ahead by threads."""
+        share = itertools.islice(windows(self.scenes, self.data.sampling.size), self.world.rank, None, self.world.size)
+        with ThreadPoolExecutor(self.threads) as pool:
+            pending: deque[Future[Chip]] = deque()
+            for scene, window in share:
+                pending.append(pool.submit(self._cut, scene, window))
+                if len(pending) >= 2 * self.batch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def _cut(self, scene: Scene, window: Window) -> Chip:
+        return chips.cut(scene, window, self.classes, nodata=self.data.nodata, fill=self.fill)
+
+
+def windows(scenes: Sequence[Scene], size: int) -> Iterator[tuple[Scene, Window]]:
+    """Windows of `size` side by side over every scene: each pixel once, the last ones reach outside."""
+    for scene in scenes:
+        for row in range(0, scene.height, size):
+            for col in range(0, scene.width, size):
+                yield scene, Window(row, col, size, size)
+
+
+def _groups(chips_: Iterator[Chip], size: int) -> Iterator[tuple[list[NDArray[Any]], list[NDArray[np.uint8]]]]:
+    while group := list(itertools.islice(chips_, size)):
+        yield [image for image, _ in group], [mask for _, mask in group]

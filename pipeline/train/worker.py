@@ -1,0 +1,221 @@
+"""What every rank of a fit executes, whoever started it: plain JSON in, plain JSON out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from pipeline import store
+from pipeline.data.batches import Batch, local_batches
+from pipeline.data.chips import Plan
+from pipeline.data.manifest import Manifest
+from pipeline.data.moments import Statistics
+from pipeline.errors import RecipeError
+from pipeline.model import bundle, losses, networks
+from pipeline.recipe import Compute, Recipe
+from pipeline.train import checkpoint, loop
+from pipeline.train.host import BUNDLE, MANIFEST, Host, NoTracker
+from pipeline.train.on_mlflow import Tracker
+from pipeline.train.validate import Validation
+from pipeline.world import World
+
+logger = logging.getLogger(__name__)
+
+
+def work(
+    payload: dict[str, Any], host: Host, *, feed: loop.Batches | None = None, device: torch.device | None = None
+) -> dict[str, Any]:
+    """Train as one rank of a world, and on the leader write the bundle.
+
+    Args:
+        payload: plain JSON, as `pipeline.train.fit` makes it.
+        host: whom to tell.
+        feed: where batches come from; by default threads of this process read them.
+        device: by default as the recipe and the world say.
+
+    Returns:
+        The bundle's URI, the last step, the step it went on from, losses and scores.
+
+    Raises:
+        PipelineError: whatever goes wrong in data, recipe or training.
+    """
+    recipe, world = Recipe.model_validate(payload["recipe"]), World.detect()
+    device = device or device_of(recipe.compute, world)
+    _prepare(recipe, world, device)
+    with joined(world, device):
+        manifest = Manifest.read(store.join(payload["run_uri"], MANIFEST), root=recipe.data.root)
+        statistics = Statistics.from_json(payload["statistics"])
+        parts = _Parts(payload, recipe, world, device, manifest, statistics)
+        torch.manual_seed(recipe.seed)
+        network = networks.build(recipe.model, len(manifest.bands), len(manifest.classes))
+        network.set_statistics(statistics.mean, statistics.std)
+        outcome = _train(parts, network, host, feed or _local_feed(parts))
+        if world.leader:
+            _bundle(parts, network, outcome)
+        if world.size > 1:
+            dist.barrier()  # nobody leaves before the bundle is there
+    return {
+        "bundle": store.join(payload["run_uri"], BUNDLE),
+        "step": outcome.step,
+        "started_at": outcome.started_at,
+        "losses": [list(pair) for pair in outcome.losses],
+        "scores": outcome.scores,
+    }
+
+
+def device_of(compute: Compute, world: World) -> torch.device:
+    """The device of this rank.
+
+    Raises:
+        RecipeError: a GPU is asked for, and torch sees none.
+    """
+    if compute.device == "cpu" or (compute.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RecipeError("compute.device: cuda, but torch sees no GPU", "use compute.device=auto")
+    return torch.device("cuda", world.local_rank % torch.cuda.device_count())
+
+
+@contextmanager
+def joined(world: World, device: torch.device) -> Iterator[None]:
+    """Be in the process group of the world: the one that is there, or a new one if there is none."""
+    if world.size == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def cores() -> int:
+    """Cores that this process may use: its affinity and, in a container, its quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return count
+    return count if quota == "max" else max(1, min(count, int(quota) // int(period)))
+
+
+def _prepare(recipe: Recipe, world: World, device: torch.device) -> None:
+    if recipe.train.global_batch % world.size:
+        batch = recipe.train.global_batch
+        fits = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+        raise RecipeError(
+            f"train.global_batch: {batch} chips do not divide over {world.size} workers", f"use {fits} workers"
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
+    torch.set_num_threads(recipe.compute.threads_per_worker or max(1, cores() // world.local_size))
+
+
+def _local_feed(parts: _Parts) -> loop.Batches:
+    recipe = parts.recipe
+    plan = Plan.of(parts.manifest, parts.statistics, recipe.data, recipe.seed)
+
+    def read(start: int) -> Iterable[Batch]:
+        return local_batches(
+            plan,
+            parts.world,
+            global_batch=recipe.train.global_batch,
+            start_step=start,
+            stop_step=recipe.train.steps,
+            threads=recipe.compute.feed_threads,
+        )
+
+    return read
+
+
+def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batches) -> loop.Outcome:
+    recipe, world, run_uri, payload = parts.recipe, parts.world, parts.run_uri, parts.payload
+    tracking = payload["mlflow"] or {}
+    tracker = Tracker(run_uri, start_step=checkpoint.start_of(run_uri), **tracking) if world.leader else None
+    job = loop.Job(
+        train=recipe.train,
+        run_uri=run_uri,
+        fingerprint=payload["fingerprint"],
+        seed=recipe.seed,
+        compile=recipe.compute.compile,
+        meta={"recipe": payload["stated"], "mlflow_run_id": tracking.get("run_id")},
+    )
+    try:
+        return loop.train(
+            job,
+            network=network,
+            loss=losses.build(recipe.loss, len(parts.manifest.classes)),
+            batches=feed,
+            world=world,
+            host=host,
+            tracker=tracker or NoTracker(),
+            device=parts.device,
+            validate=_validation(parts),
+        )
+    finally:
+        if tracker is not None:
+            tracker.close()
+
+
+def _validation(parts: _Parts) -> Validation | None:
+    """None where there is no val split."""
+    scenes = [s for s in parts.manifest.scenes if s.split == "val"]
+    if not scenes:
+        return None
+    return Validation(
+        scenes=scenes,
+        classes=parts.manifest.classes,
+        data=parts.recipe.data,
+        fill=parts.statistics.fill,
+        world=parts.world,
+        device=parts.device,
+        batch=parts.recipe.train.global_batch // parts.world.size,
+        threads=parts.recipe.compute.feed_threads,
+    )
+
+
+def _bundle(parts: _Parts, network: networks.Network, outcome: loop.Outcome) -> None:
+    recipe, manifest, payload = parts.recipe, parts.manifest, parts.payload
+    bundle.save(
+        store.join(parts.run_uri, BUNDLE),
+        network,
+        model=recipe.model,
+        classes=manifest.classes,
+        bands=manifest.bands,
+        dtype=manifest.dtype,
+        statistics=parts.statistics,
+        predict=recipe.predict,
+        recipe=payload["stated"],
+        fingerprint=payload["fingerprint"],
+        manifest_digest=manifest.digest,
+        step=outcome.step,
+        scores=outcome.scores,
+        run_id=(payload["mlflow"] or {}).get("run_id"),
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a rank knows before it builds anything."""
+
+    payload: dict[str, Any]
+    recipe: Recipe
+    world: World
+    device: torch.device
+    manifest: Manifest
+    statistics: Statistics
+
+    @property
+    def run_uri(self) -> str:
+        return str(self.payload["run_uri"])

@@ -1,0 +1,43 @@
+"""What a search does in MLflow beside its trials' own runs: closes those that nobody could, registers the best."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import StorageError
+from pipeline.model import on_mlflow
+from pipeline.model.bundle import Bundle
+from pipeline.tune.records import Trial
+
+_MOST_RUNS = 10_000
+
+logger = logging.getLogger(__name__)
+
+
+def close_trials(uri: str, parent_run: str, stopped: Iterable[str | None]) -> None:
+    """End as KILLED the runs that ASHA stopped, and those that are still RUNNING, being cut off; only warns."""
+    try:
+        client = on_mlflow.client(uri)
+        experiment = client.get_run(parent_run).info.experiment_id
+        nested = f"tags.`mlflow.parentRunId` = '{parent_run}' and attributes.status = 'RUNNING'"
+        running = [r.info.run_id for r in client.search_runs([experiment], nested, max_results=_MOST_RUNS)]
+        for run_id in {*running, *(run_id for run_id in stopped if run_id is not None)}:
+            client.set_terminated(run_id, "KILLED")
+    except (StorageError, MlflowException) as error:
+        logger.warning("runs of stopped trials stay open in MLflow: %s", error)
+
+
+def register(bundle: Bundle, best: Trial, *, uri: str, run_id: str, name: str, search_uri: str) -> str | None:
+    """Make the best trial's bundle the challenger, its overrides as tags; None, with a warning, if that fails."""
+    tags = {f"override.{path}": json.dumps(value) for path, value in best.overrides.items()}
+    try:
+        return on_mlflow.push(
+            bundle, uri=uri, run_id=best.run_id or run_id, name=name, tags={**tags, "search": search_uri}
+        )
+    except StorageError as error:
+        logger.warning("the best trial is not registered: %s; `segpipe promote` does it later", error.message)
+        return None

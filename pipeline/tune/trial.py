@@ -1,0 +1,55 @@
+"""What one trial is: a recipe with overrides, a directory of its own, a fit, and the MLflow run that belongs to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline import store
+from pipeline.data.manifest import Manifest
+from pipeline.errors import RecipeError
+from pipeline.model.bundle import Bundle
+from pipeline.recipe import Recipe, Train, replace
+from pipeline.train.fit import fit, run_uri_of
+from pipeline.tune import space
+from pipeline.tune.records import MANIFEST, WORST
+
+
+def recipe_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str) -> Recipe:
+    """A trial's recipe: the overrides of its point, and a directory of its own, since a point may come twice.
+
+    Raises:
+        RecipeError: the overrides are wrong together.
+    """
+    recipe = Recipe.model_validate(payload["recipe"])
+    changed = replace(recipe, space.overrides(recipe.tune.space, point))
+    return replace(changed, {"compute.output": store.join(payload["uri"], "trials", name)})
+
+
+def train(recipe: Recipe, payload: Mapping[str, Any], callbacks: Sequence[Any]) -> Bundle:
+    """Fit a trial's recipe on what the search's trials share."""
+    manifest = Manifest.read(store.join(payload["uri"], MANIFEST), root=recipe.data.root)
+    shared = payload["statistics"]
+    store.write_json(store.join(recipe.compute.output, shared["path"]), shared["entry"])
+    parent = (payload["mlflow"] or {}).get("run_id")
+    return fit(recipe, manifest=manifest, register=False, parent_run=parent, callbacks=callbacks)
+
+
+def run_id_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str, manifest: Manifest) -> str | None:
+    """MLflow run of a trial, which its fit wrote beside its metrics; None if it did not come so far."""
+    try:
+        run_uri = run_uri_of(recipe_of(payload, point, name), manifest)
+        return str(store.read_json(store.join(run_uri, "mlflow.json"))["run_id"])
+    except (FileNotFoundError, RecipeError):
+        return None
+
+
+def validated_every(section: Train) -> int:
+    """Steps between validations."""
+    return section.validate_every or section.checkpoint_every
+
+
+def finite(score: float | None) -> float:
+    """The score, or the worst one where there is none."""
+    return float(score) if score is not None and math.isfinite(score) else WORST
