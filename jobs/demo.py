@@ -91,8 +91,7 @@ def make(world: Path) -> str:
 def fit(recipe: Recipe, manifest: Manifest) -> Bundle:
     """The trained bundle; an earlier demo's if the recipe and the scenes are the same."""
     try:
-        with log.progress("steps") as advance:
-            bundle: Bundle = pipeline.fit(recipe, manifest=manifest, progress=advance)
+        bundle: Bundle = pipeline.fit(recipe, manifest=manifest)
         say("train", f"{bundle.step} steps on {recipe.compute.num_workers} workers, bundle {bundle.uri}")
     except OutputExists:
         bundle = bundles.load(store.join(run_uri_of(recipe, manifest), BUNDLE))

@@ -97,8 +97,7 @@ def _index(options: argparse.Namespace) -> Result:
 
 def _train(options: argparse.Namespace) -> Result:
     recipe = _recipe(options)
-    with log.progress("steps") as advance:
-        bundle = pipeline.fit(recipe, overwrite=options.overwrite, progress=advance)
+    bundle = pipeline.fit(recipe, overwrite=options.overwrite)
     record = {
         "bundle": bundle.uri,
         "step": bundle.step,

