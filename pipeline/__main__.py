@@ -21,6 +21,7 @@ import pipeline
 from pipeline import config, log
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe
+from pipeline.world import World
 
 logger = logging.getLogger("pipeline.cli")
 
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is loaded, also by the processes of a private Ray cluster. Threads that wait by spinning make
     # each other several times slower where more of them are busy than there are cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    log.setup(verbose=options.verbose)
+    world = World.detect()  # under torchrun every rank runs this, and the leader speaks
+    log.setup(rank=world.rank, verbose=options.verbose)
     signal.signal(signal.SIGTERM, _interrupt)  # a stopped job must close its runs as KILLED
     try:
         run: Callable[[argparse.Namespace], Result] = options.run
@@ -50,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
         return _INTERRUPTED
-    if options.json:
-        _print_json(record)
-    else:
-        print(text)
+    if world.leader:
+        if options.json:
+            _print_json(record)
+        else:
+            print(text)
     return code
 
 

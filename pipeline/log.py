@@ -37,6 +37,7 @@ def setup(*, rank: int = 0, verbose: bool = False) -> None:
         package.propagate = False
     level = logging.DEBUG if verbose or os.environ.get("SEGPIPE_DEBUG") else logging.INFO
     package.setLevel(level if rank == 0 else logging.WARNING)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when mlflow is loaded; it tells of its tables
 
 
 @contextmanager
