@@ -31,13 +31,22 @@ def setup(*, rank: int = 0, verbose: bool = False) -> None:
     """
     package = logging.getLogger("pipeline")
     if not package.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
         package.addHandler(handler)
         package.propagate = False
     level = logging.DEBUG if verbose or os.environ.get("SEGPIPE_DEBUG") else logging.INFO
     package.setLevel(level if rank == 0 else logging.WARNING)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when mlflow is loaded; it tells of its tables
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what sys.stderr is now, not to what it was: others replace it, Ray and notebooks among them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=6,
         include_dashboard=False,
         object_store_memory=300 * 1024**2,

@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pipeline
@@ -162,3 +164,67 @@ def test_the_module_and_the_script_are_the_same_program():
     command = [sys.executable, "-m", "pipeline", "--version"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert out.strip() == f"segpipe {pipeline.__version__}"
+
+
+@pytest.fixture
+def trained(site, capsys):
+    """A trained bundle's directory."""
+    code, record = run(capsys, "train", site)
+    assert code == 0
+    return record["bundle"]
+
+
+def test_image_and_mask_of_another_size_or_grid(site, tmp_path, capsys):
+    label = np.zeros((64, 64), np.uint8)
+    moved = (*factory.TRANSFORM[:2], factory.TRANSFORM[2] + 5, *factory.TRANSFORM[3:])
+    factory.write_raster(tmp_path / "data/masks/s0.tif", label, crs=factory.UTM, transform=moved)
+    factory.write_raster(tmp_path / "data/masks/s1.tif", label[:60])
+    assert main(["index", str(site)]) == 3
+    err = capsys.readouterr().err
+    assert "s0" in err
+    assert "shifted by" in err
+    assert "64 × 64 pixels against 64 × 60" in err
+
+
+def test_scenes_smaller_than_the_window_are_padded(site, capsys):
+    code, trained = run(capsys, "train", site, "data.sampling.size=96", "predict.window=96")
+    assert code == 0
+    assert run(capsys, "evaluate", site, "data.sampling.size=96", "--model", trained["bundle"])[0] == 0
+
+
+@pytest.mark.parametrize(("verb", "lost"), [("train", "train"), ("evaluate", "test")])
+def test_an_empty_split(site, tmp_path, capsys, trained, verb, lost):
+    table = tmp_path / "data/splits.csv"
+    table.write_text(table.read_text().replace(f",{lost},", ",val,"))
+    assert main(["index", str(site)]) == 0
+    words = ["--model", trained] if verb == "evaluate" else []
+    assert main([verb, str(site), *words]) == 3
+    assert f"'{lost}'" in capsys.readouterr().err
+
+
+def test_predict_with_another_number_of_bands(tmp_path, capsys, trained):
+    factory.make_scene(tmp_path / "other", "x", bands=5)
+    words = ["--images", str(tmp_path / "other/images/x.tif"), "--out", str(tmp_path / "maps")]
+    assert main(["predict", "--model", trained, *words]) == 3
+    err = capsys.readouterr().err
+    assert "band_5 (5)" in err
+    assert "band_3 (3)" in err
+    assert not list((tmp_path / "maps").glob("*"))
+
+
+def test_a_bundle_from_a_newer_version(tmp_path, capsys, trained):
+    path = Path(trained) / "bundle.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"bundle_version": record["bundle_version"] + 1}))
+    words = ["--images", str(tmp_path / "data/images/s5.tif"), "--out", str(tmp_path / "maps")]
+    assert main(["predict", "--model", trained, *words]) == 3
+    assert "newer" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_a_cluster_without_room_is_refused_instead_of_waited_for(site, capsys, ray_cluster):
+    words = ["compute.runner=ray", "compute.num_workers=40", "train.global_batch=40"]
+    assert main(["train", str(site), *words]) == 75
+    err = capsys.readouterr().err
+    assert "40 workers" in err
+    assert "compute.num_workers=" in err
