@@ -160,6 +160,22 @@ def test_overrides_may_follow_options(site, capsys):
     assert stopped.value.code == 2
 
 
+def test_a_machine_without_ray_goes_the_whole_way(site, tmp_path):
+    code = f"""
+import sys
+sys.modules["ray"] = None  # importing it fails from here on
+from pipeline.__main__ import main
+recipe, model = {str(site)!r}, "models:/tiny@challenger"
+assert main(["train", recipe]) == 0
+assert main(["evaluate", recipe, "--model", model]) == 0
+assert main(["promote", recipe, "--model", model]) == 0
+assert main(["predict", "--model", "models:/tiny@champion", "--tracking-uri", "sqlite:///{tmp_path}/runs/mlflow.db",
+             "--images", "{tmp_path}/data/images/s5.tif", "--out", "{tmp_path}/maps"]) == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (tmp_path / "maps/s5.tif").exists()
+
+
 def test_the_module_and_the_script_are_the_same_program():
     command = [sys.executable, "-m", "pipeline", "--version"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout

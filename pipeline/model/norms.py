@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.errors import RecipeError
 
@@ -74,22 +75,51 @@ class Affine(nn.Module):
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-class _SumOverWorkers(torch.autograd.Function):
-    """A sum over all workers, and of their gradients on the way back."""
+class _Normalise(torch.autograd.Function):
+    """BatchNorm with the moments of all workers (Chan's parallel variance), by torch's fused kernels; one sum over
+    the workers on the way there and one on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        here = x.numel() // x.shape[1]
+        var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        # Combined in float64, where the mean of squares less the square of the mean loses nothing that matters.
+        mean, var = mean.double(), var.double()
+        total = torch.cat([mean * here, (var + mean * mean) * here, mean.new_tensor([here])])
         dist.all_reduce(total)
-        return total
+        count = total[-1]
+        mean, square = (total[:-1] / count).chunk(2)
+        var = square - mean * mean
+        ctx.save_for_backward(x, weight, mean.float(), var.float(), count)
+        ctx.eps = eps
+        out = functional.batch_norm(x, mean.float(), var.float(), weight, bias, False, 0.0, eps)
+        ctx.mark_non_differentiable(mean, var, count)
+        return out, mean, var, count
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _SumOverWorkers.forward(ctx, grad.contiguous())
+    def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x, weight, mean, var, count = ctx.saved_tensors
+        scale = torch.ones_like(mean) if weight is None else weight
+        # With given moments these are the sums of grad * normalised x and of grad, on this worker.
+        _, by_scale, by_offset = torch.ops.aten.native_batch_norm_backward(
+            grad, x, scale, mean, var, None, None, False, ctx.eps, [False, True, True]
+        )
+        total = torch.cat([by_scale, by_offset]).double()
+        dist.all_reduce(total)
+        over_scale, over_offset = (total / count).float().chunk(2)
+        inverse = (var + ctx.eps).rsqrt()
+        slope = -scale * inverse * inverse * over_scale
+        offset = -slope * mean - scale * inverse * over_offset
+        wide = (slice(None), None, None)
+        out = torch.addcmul(offset[wide], x, slope[wide]).addcmul_(grad, (scale * inverse)[wide])
+        given = (None, None) if weight is None else (by_scale, by_offset)
+        return out.to(x.dtype), *given, None
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm whose moments are those of the batches of all workers together (Chan's parallel variance)."""
+    """BatchNorm whose moments are those of the batches of all workers together."""
 
     def __init__(self, source: nn.BatchNorm2d) -> None:
         super().__init__(source.num_features, source.eps, source.momentum, source.affine, source.track_running_stats)
@@ -107,25 +137,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return tail
 
     def _normalise(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self._normalise_float(x.float()).to(x.dtype)
-
-    def _normalise_float(self, x: Tensor) -> Tensor:
-        here = x.numel() // x.shape[1]
-        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        # Combined in float64, where the mean of squares less the square of the mean loses nothing that matters.
-        mean, var = mean.double(), var.double()
-        local = torch.cat([mean * here, (var + mean * mean) * here, mean.new_tensor([here])])
-        total: Tensor = _SumOverWorkers.apply(local)
-        count = total[-1].detach()
-        mean, square = (total[:-1] / count).chunk(2)
-        var = square - mean * mean
-        self._remember(mean.detach(), var.detach() * count / (count - 1).clamp(min=1))
-        scale = (var + self.eps).rsqrt().float()
-        offset = -mean.float() * scale
-        if self.affine:
-            scale, offset = scale * self.weight, offset * self.weight + self.bias
-        return x * scale[:, None, None] + offset[:, None, None]
+        out, mean, var, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        self._remember(mean, var * count / (count - 1).clamp(min=1))
+        return out  # type: ignore[no-any-return]
 
     def _remember(self, mean: Tensor, var: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
