@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pipeline
-from pipeline import config, log
+from pipeline import config, log, store
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe
 from pipeline.world import World
@@ -77,14 +76,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: clean(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [clean(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    print(json.dumps(clean(record), default=str))
+    print(json.dumps(store.nan_to_null(record), default=str))
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

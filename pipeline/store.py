@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import glob as globbing
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -168,6 +169,15 @@ def write_bytes(uri: str, data: bytes) -> None:
 def write_json(uri: str, value: Any) -> None:
     """Write JSON at once, readable by people. NaN and infinity are refused: other readers would not take them."""
     write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def nan_to_null(value: Any) -> Any:
+    """The same plain tree with null where a number is NaN or infinite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [nan_to_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def append_line(uri: str, text: str) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -198,6 +198,14 @@ class Bundle:
         """C."""
         return len(self.bands)
 
+    def takes(self, bands: Sequence[str]) -> bool:
+        """Whether rasters of these bands can be predicted: as many, and not the same ones in another order.
+
+        Other names are taken: many rasters name their bands badly or not at all.
+        """
+        theirs = tuple(bands)
+        return len(theirs) == self.num_bands and (theirs == self.bands or sorted(theirs) != sorted(self.bands))
+
     @property
     def digest(self) -> str:
         """12 hex digits that name the weights."""
@@ -236,7 +244,7 @@ class Bundle:
             "fingerprint": self.fingerprint,
             "manifest_digest": self.manifest_digest,
             "step": self.step,
-            "scores": {name: value if math.isfinite(value) else None for name, value in self.scores.items()},
+            "scores": store.nan_to_null(self.scores),
             "weights_sha256": self.weights_sha256,
             "run_id": self.run_id,
         }

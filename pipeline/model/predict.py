@@ -141,9 +141,8 @@ def _silent(*_: Any) -> None:
 
 
 def _check_bands(image: str, info: RasterInfo, bundle: Bundle) -> None:
-    """Another number of bands, or the same names in another order, would give a raster of nonsense."""
     ours, theirs = bundle.bands, info.bands
-    if len(ours) != len(theirs) or (ours != theirs and sorted(ours) == sorted(theirs)):
+    if not bundle.takes(theirs):
         raise SceneError(
             f"{image}: bands {', '.join(theirs)} ({len(theirs)}) where the bundle expects "
             f"{', '.join(ours)} ({len(ours)})",

@@ -149,7 +149,7 @@ def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene]) -> None:
         ManifestError: scenes without a label.
     """
     ours, theirs = bundle.bands, manifest.bands
-    if len(ours) != len(theirs) or (ours != theirs and sorted(ours) == sorted(theirs)):
+    if not bundle.takes(theirs):
         raise SceneError(
             f"the scenes have {len(theirs)} bands ({', '.join(theirs)}), "
             f"bundle {bundle.uri} was trained on {len(ours)} ({', '.join(ours)})",

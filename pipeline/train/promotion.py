@@ -64,9 +64,7 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; NaN becomes null."""
-        tree = asdict(self) | {"promoted": self.promoted, "reasons": list(self.reasons)}
-        for key in ("scores", "champion_scores"):
-            tree[key] = {k: v if math.isfinite(v) else None for k, v in tree[key].items()}
+        tree: dict[str, Any] = store.nan_to_null(asdict(self) | {"promoted": self.promoted})
         return tree
 
 

@@ -99,7 +99,7 @@ class Report:
         """As plain values; NaN becomes null, and where the report lies is left out."""
         tree = asdict(self) | {"classes": self.classes.to_json(), "report_version": REPORT_VERSION}
         del tree["uri"]
-        cleaned: dict[str, Any] = _nan_to_null(tree)
+        cleaned: dict[str, Any] = store.nan_to_null(tree)
         return cleaned
 
     @classmethod
@@ -240,11 +240,3 @@ def _counts(rows: Sequence[Sequence[int]]) -> Counts:
 
 def _scores(tree: Mapping[str, float | None]) -> Scores:
     return {name: math.nan if value is None else value for name, value in tree.items()}
-
-
-def _nan_to_null(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _nan_to_null(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nan_to_null(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
