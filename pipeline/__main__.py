@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     world = World.detect()  # under torchrun every rank runs this, and the leader speaks
     log.setup(rank=world.rank, verbose=options.verbose)
     signal.signal(signal.SIGTERM, _interrupt)  # a stopped job must close its runs as KILLED
+    run: Callable[[argparse.Namespace], Result] = options.run
     try:
-        run: Callable[[argparse.Namespace], Result] = options.run
         record, text, code = run(options)
     except PipelineError as error:
         if options.json:
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        rest = "; the same command goes on from the newest checkpoint" if run is _train else ""
+        print(f"interrupted{rest}", file=sys.stderr)
         return _INTERRUPTED
     if world.leader:
         if options.json:
