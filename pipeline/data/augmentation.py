@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.data.classes import IGNORE
+from pipeline.data.moments import representable
 from pipeline.data.order import words
 from pipeline.errors import RecipeError
 from pipeline.recipe import Augment
@@ -37,15 +38,6 @@ from pipeline.recipe import Augment
 # so they only mark the place, and the fill is put there afterwards.
 _OUTSIDE: Final = 256
 _NEAREST: Final = (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT)
-
-
-def representable(fill: Sequence[float], dtype: Any) -> NDArray[Any]:
-    """The fill per band [C] as values that a dtype can hold."""
-    values: NDArray[Any] = np.asarray(fill, np.float64)
-    if np.dtype(dtype).kind in "iu":
-        info = np.iinfo(dtype)
-        values = values.round().clip(info.min, info.max)
-    return values.astype(dtype)
 
 
 class Augmentation:

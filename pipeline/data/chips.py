@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.data import augmentation, rasters
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.moments import Statistics
+from pipeline.data.moments import Statistics, representable
 from pipeline.data.order import Order
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
@@ -51,7 +51,7 @@ def cut(
     if not valid.all():
         invalid = ~valid
         mask[invalid] = IGNORE
-        for band, value in zip(image, augmentation.representable(fill, image.dtype), strict=True):
+        for band, value in zip(image, representable(fill, image.dtype), strict=True):
             band[invalid] = value
     return image, mask
 

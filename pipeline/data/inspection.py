@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,8 +18,7 @@ from pipeline.data.grids import Grid, RasterInfo
 from pipeline.data.scenes import Found, some
 from pipeline.data.windows import Window
 from pipeline.errors import DataError, ManifestError, SceneError
-
-Progress = Callable[[int, int], None]
+from pipeline.log import Advance
 
 _THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
 _LABEL_WINDOW: Final = 2048
@@ -27,7 +26,7 @@ _MAX_STRANGERS: Final = 1000
 _MAX_SHOWN: Final = 50
 
 
-def look_at_all(found: Sequence[Found], classes: Classes, progress: Progress | None = None) -> dict[str, Look]:
+def look_at_all(found: Sequence[Found], classes: Classes, progress: Advance | None = None) -> dict[str, Look]:
     """Look at every scene, in threads; the result is by id. Nothing is raised that concerns single scenes."""
     looks: dict[str, Look] = {}
     with ThreadPoolExecutor(_THREADS) as pool:

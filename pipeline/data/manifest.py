@@ -18,10 +18,11 @@ from pipeline import store
 from pipeline.data import inspection, scenes, splits
 from pipeline.data.classes import Classes
 from pipeline.data.grids import RasterInfo
-from pipeline.data.inspection import Look, Progress
+from pipeline.data.inspection import Look
 from pipeline.data.scenes import Found, Scene
 from pipeline.data.splits import SPLITS
 from pipeline.errors import DataError, ManifestError
+from pipeline.log import Advance
 from pipeline.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ _SCHEMA: Final = pa.schema(
 )
 
 
-def index(recipe: Recipe, *, progress: Progress | None = None) -> Manifest:
+def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     """Look at all scenes and write the manifest to <output>/<name>/manifests/, unless it is there already.
 
     Headers, the first, middle and last block of every image, and the whole of every label are read.

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def representable(fill: Sequence[float], dtype: Any) -> NDArray[Any]:
+    """The fill per band [C] as values that a dtype can hold."""
+    values: NDArray[Any] = np.asarray(fill, np.float64)
+    if np.dtype(dtype).kind in "iu":
+        info = np.iinfo(dtype)
+        values = values.round().clip(info.min, info.max)
+    return values.astype(dtype)
 
 
 @dataclass(frozen=True)

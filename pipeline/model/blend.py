@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.classes import IGNORE
+from pipeline.data.moments import representable
 from pipeline.data.windows import Window, cover
 from pipeline.model.metrics import predict_classes
 from pipeline.recipe import Predict
@@ -117,11 +118,7 @@ def filled(image: NDArray[Any], valid: NDArray[np.bool_], fill: Sequence[float])
     """The image [C, h, w] with `fill`, rounded to the image's dtype, under its invalid pixels."""
     if valid.all():
         return image
-    values = np.asarray(fill, np.float64)
-    if np.issubdtype(image.dtype, np.integer):
-        limits = np.iinfo(image.dtype)
-        values = np.rint(values).clip(limits.min, limits.max)
-    return np.where(valid, image, values.astype(image.dtype)[:, None, None])
+    return np.where(valid, image, representable(fill, image.dtype)[:, None, None])
 
 
 def _predicted(

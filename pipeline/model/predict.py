@@ -20,6 +20,7 @@ from pipeline.log import Advance
 from pipeline.model import bundle as bundles
 from pipeline.model.blend import stream
 from pipeline.model.bundle import Bundle
+from pipeline.model.device import device_of
 from pipeline.model.networks import Network
 from pipeline.recipe import Predict
 
@@ -70,7 +71,7 @@ def predict(
     bundle = _opened(bundle)
     asked = {"window": window, "overlap": overlap}
     section = config.replace(bundle.predict, {name: value for name, value in asked.items() if value is not None})
-    place = _device(device)
+    place = device_of(device)
     job = _Job(bundle, bundle.network(place), section, place, overwrite)
     failures: dict[str, SceneError] = {}
     for position, (image, target) in enumerate(targets.items()):
@@ -132,10 +133,6 @@ def _same(one: str, other: str) -> bool:
     return one == other
 
 
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def _silent(*_: Any) -> None:
     """No progress is wanted."""
 
@@ -168,7 +165,7 @@ class _Job:
     bundle: Bundle
     network: Network
     section: Predict
-    device: str
+    device: torch.device
     overwrite: bool
 
     def run(self, image: str, target: str, note: Callable[[str], object]) -> None:

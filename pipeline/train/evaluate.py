@@ -31,10 +31,13 @@ from pipeline.log import Advance
 from pipeline.model import blend, metrics
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
+from pipeline.model.device import device_of
 from pipeline.model.networks import Network
 from pipeline.recipe import Recipe
 from pipeline.train import pictures, report
 from pipeline.train.examples import Candidate, Gallery
+from pipeline.train.host import run_name
+from pipeline.train.on_mlflow import METRICS, read_rows
 from pipeline.train.report import Counts, Example, Report, SceneResult
 
 logger = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ class _Job:
     network: Network
     manifest: Manifest
     gallery: Gallery
-    device: str
+    device: torch.device
 
     @property
     def num_classes(self) -> int:
@@ -96,9 +99,7 @@ def evaluate(
     check(bundle, manifest, scenes)
 
     started = time.monotonic()
-    device = recipe.compute.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(recipe.compute.device)
     gallery = Gallery(recipe.evaluate.examples, recipe.data.sampling.size, len(manifest.classes))
     job = _Job(recipe, bundle, bundle.network(device), manifest, gallery, device)
     counts = _confusions(job, scenes, progress or (lambda *_: None))
@@ -256,14 +257,12 @@ def _plain(counts: NDArray[np.int64]) -> Counts:
 
 def _curves(recipe: Recipe, bundle: Bundle) -> tuple[dict[str, float], ...]:
     """What the bundle's run recorded; a bundle that came from elsewhere may have its run under this output."""
-    run = f"{bundle.fingerprint}-{bundle.manifest_digest[:8]}"
+    run = run_name(bundle.fingerprint, bundle.manifest_digest)
     beside = bundle.uri.rstrip("/").rpartition("/")[0] or "."
     for home in (beside, store.join(recipe.compute.output, recipe.name, "runs", run)):
-        path = store.join(home, "metrics.jsonl")
-        if store.exists(path):
-            lines = store.read_bytes(path).decode().splitlines()
-            # A killed run may leave half a line.
-            return tuple(_numbers(json.loads(line)) for line in lines if line.endswith("}"))
+        rows = read_rows(store.join(home, METRICS))
+        if rows:
+            return tuple(_numbers(row) for row in rows)
     return ()
 
 

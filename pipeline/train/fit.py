@@ -26,19 +26,17 @@ from pipeline.data.manifest import Manifest, current
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
+from pipeline.model.device import device_of
 from pipeline.recipe import Recipe, absolute
 from pipeline.train import on_mlflow
-from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost
-from pipeline.train.worker import device_of, joined, work
+from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
+from pipeline.train.worker import joined, work
 from pipeline.world import World
 
 RECIPE = "recipe.json"
 _FOLLOW_S = 0.5
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[..., None]
-"""Called as progress(done, total, note)."""
 
 
 def fit(
@@ -50,7 +48,7 @@ def fit(
     parent_run: str | None = None,
     host: Host | None = None,
     callbacks: Sequence[Any] = (),
-    progress: Progress | None = None,
+    progress: log.Advance | None = None,
 ) -> Bundle:
     """Train the recipe's network, or go on where a killed run of the same recipe and data stopped.
 
@@ -74,7 +72,7 @@ def fit(
     _check(recipe, world)
     with ExitStack() as stack:
         if world.size > 1:
-            stack.enter_context(joined(world, device_of(recipe.compute, world)))
+            stack.enter_context(joined(world, device_of(recipe.compute.device, world.local_rank)))
         payload = _agreed(world, lambda: _open(recipe, manifest, overwrite, parent_run, stack))
         if not world.leader:
             return bundle.load(work(payload, host or LocalHost())["bundle"])
@@ -93,7 +91,7 @@ def fit(
 def run_uri_of(recipe: Recipe, manifest: Manifest) -> str:
     """Directory of the run that a recipe on a manifest is."""
     output = absolute(recipe).compute.output
-    return store.join(output, recipe.name, "runs", f"{recipe.fingerprint}-{manifest.digest[:8]}")
+    return store.join(output, recipe.name, "runs", run_name(recipe.fingerprint, manifest.digest))
 
 
 def _check(recipe: Recipe, world: World) -> None:
@@ -201,7 +199,7 @@ def _register(recipe: Recipe, made: Bundle, payload: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _followed(run_uri: str, steps: int, progress: Progress | None) -> Iterator[None]:
+def _followed(run_uri: str, steps: int, progress: log.Advance | None) -> Iterator[None]:
     """Call `progress` as the recorded metrics grow, wherever the workers are."""
     done = threading.Event()
     with log.progress("steps") if progress is None else nullcontext(progress) as advance:
@@ -214,7 +212,7 @@ def _followed(run_uri: str, steps: int, progress: Progress | None) -> Iterator[N
             thread.join()
 
 
-def _follow(run_uri: str, steps: int, progress: Progress, done: threading.Event) -> None:
+def _follow(run_uri: str, steps: int, progress: log.Advance, done: threading.Event) -> None:
     path, shown, closing = store.join(run_uri, on_mlflow.METRICS), -1, False
     newest: dict[str, Any] = {}
     while not closing:

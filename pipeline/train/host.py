@@ -9,6 +9,11 @@ MANIFEST: Final = "manifest.parquet"
 BUNDLE: Final = "bundle"
 
 
+def run_name(fingerprint: str, manifest_digest: str) -> str:
+    """What is computed names a run's directory: the recipe and the data."""
+    return f"{fingerprint}-{manifest_digest[:8]}"
+
+
 class Host(Protocol):
     """The platform that runs the loop."""
 

@@ -20,7 +20,8 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.moments import Statistics
 from pipeline.errors import RecipeError
 from pipeline.model import bundle, losses, networks
-from pipeline.recipe import Compute, Recipe
+from pipeline.model.device import device_of
+from pipeline.recipe import Recipe
 from pipeline.train import checkpoint, loop
 from pipeline.train.host import BUNDLE, MANIFEST, Host, NoTracker
 from pipeline.train.on_mlflow import Tracker
@@ -48,7 +49,7 @@ def work(
         PipelineError: whatever goes wrong in data, recipe or training.
     """
     recipe, world = Recipe.model_validate(payload["recipe"]), World.detect()
-    device = device or device_of(recipe.compute, world)
+    device = device or device_of(recipe.compute.device, world.local_rank)
     _prepare(recipe, world, device)
     with joined(world, device):
         manifest = Manifest.read(store.join(payload["run_uri"], MANIFEST), root=recipe.data.root)
@@ -69,19 +70,6 @@ def work(
         "losses": [list(pair) for pair in outcome.losses],
         "scores": outcome.scores,
     }
-
-
-def device_of(compute: Compute, world: World) -> torch.device:
-    """The device of this rank.
-
-    Raises:
-        RecipeError: a GPU is asked for, and torch sees none.
-    """
-    if compute.device == "cpu" or (compute.device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise RecipeError("compute.device: cuda, but torch sees no GPU", "use compute.device=auto")
-    return torch.device("cuda", world.local_rank % torch.cuda.device_count())
 
 
 @contextmanager

@@ -30,10 +30,11 @@ from pipeline import log, store
 from pipeline.data.manifest import Manifest
 from pipeline.data.on_ray import unwrap
 from pipeline.errors import ClusterError, PipelineError, TrainingError
+from pipeline.log import Advance
 from pipeline.recipe import Recipe
 from pipeline.tune import space
 from pipeline.tune.desk import Desk
-from pipeline.tune.records import FAILED, FINISHED, MANIFEST, STOPPED, WORST, Progress, Trial
+from pipeline.tune.records import FAILED, FINISHED, MANIFEST, STOPPED, WORST, Trial
 from pipeline.tune.trial import finite, recipe_of, run_id_of, train, validated_every
 
 # A bundle of no resources is refused; a byte of memory is as near as it gets.
@@ -71,7 +72,7 @@ def max_concurrent(recipe: Recipe) -> int:
     return min(fits, recipe.tune.max_concurrent or fits, recipe.tune.num_trials)
 
 
-def run(payload: dict[str, Any], concurrent: int, progress: Progress | None = None) -> tuple[list[Trial], bool]:
+def run(payload: dict[str, Any], concurrent: int, progress: Advance | None = None) -> tuple[list[Trial], bool]:
     """Run all trials; returns them in the order they began, and whether they all came to their end.
 
     Args:
@@ -217,7 +218,7 @@ class _Ask(UserCallback):  # type: ignore[misc]  # Ray ships no types that we ch
 class _Watch(tune.Callback):  # type: ignore[misc]
     """Keeps the trials in the order they began, and tells how many have ended; runs in the driver."""
 
-    def __init__(self, total: int, desk: Any, progress: Progress | None) -> None:
+    def __init__(self, total: int, desk: Any, progress: Advance | None) -> None:
         self.begun: dict[str, Any] = {}
         self.ended: set[str] = set()
         self._total, self._desk, self._progress, self._best = total, desk, progress, WORST

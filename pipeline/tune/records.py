@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,9 +16,6 @@ WORST = 0.0
 
 MANIFEST = "manifest.parquet"
 """In a search's directory, for its trials."""
-
-Progress = Callable[..., None]
-"""Called as progress(done, total, note)."""
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 

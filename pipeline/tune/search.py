@@ -19,16 +19,17 @@ from pipeline import store
 from pipeline.data import statistics
 from pipeline.data.manifest import Manifest, current
 from pipeline.errors import RecipeError, TrainingError
+from pipeline.log import Advance
 from pipeline.model import bundle
 from pipeline.recipe import Recipe, absolute, replace
 from pipeline.train import on_mlflow
 from pipeline.tune import space
-from pipeline.tune.records import FINISHED, MANIFEST, STOPPED, Progress, SearchResult, Trial, rank, to_csv, words
+from pipeline.tune.records import FINISHED, MANIFEST, STOPPED, SearchResult, Trial, rank, to_csv, words
 
 logger = logging.getLogger(__name__)
 
 
-def search(recipe: Recipe, *, manifest: Manifest | None = None, progress: Progress | None = None) -> SearchResult:
+def search(recipe: Recipe, *, manifest: Manifest | None = None, progress: Advance | None = None) -> SearchResult:
     """Try `tune.num_trials` points of `tune.space`, and register the best one's bundle as the challenger.
 
     Args:
