@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.data.classes import IGNORE
 from pipeline.data.moments import representable
 from pipeline.data.windows import Window, cover
-from pipeline.model.metrics import predict_classes
+from pipeline.metrics import predict_classes
 from pipeline.recipe import Predict
 
 Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]

@@ -27,7 +27,8 @@ from pipeline.data.classes import Classes
 from pipeline.data.moments import Statistics
 from pipeline.errors import BundleError, StorageError
 from pipeline.model.networks import Network, build
-from pipeline.recipe import Predict, UNet
+from pipeline.recipe import Predict
+from pipeline.recipe.networks import UNet
 
 BUNDLE_VERSION: Final = 1
 META: Final = "bundle.json"

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from pipeline import config
 from pipeline.errors import RecipeError, SceneError
-from pipeline.model import unet
-from pipeline.model.encoder import Encoder
+from pipeline.model.decoders import unet
+from pipeline.model.encoders.encoder import Encoder
 from pipeline.model.heads import segmentation_head
-from pipeline.recipe import UNet
+from pipeline.recipe.networks import UNet
 
 
 class Network(nn.Module):

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from pipeline.metrics import predict_classes
 from pipeline.model import bundle
-from pipeline.model.metrics import predict_classes
 
 
 class Segmenter(PythonModel):  # type: ignore[misc]

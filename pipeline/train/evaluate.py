@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import store
+from pipeline import metrics, store
 from pipeline.data import rasters
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.manifest import Manifest, current
@@ -28,7 +28,7 @@ from pipeline.data.scenes import Scene, some
 from pipeline.data.windows import Window
 from pipeline.errors import BundleError, ManifestError, OutputExists, SceneError
 from pipeline.log import Advance
-from pipeline.model import blend, metrics
+from pipeline.model import blend
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of

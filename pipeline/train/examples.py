@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.data.classes import IGNORE
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window, starts
-from pipeline.model.metrics import confusion
+from pipeline.metrics import confusion
 
 _LEAST_LABELLED = 0.5
 _LEAST_SHARE = 0.01

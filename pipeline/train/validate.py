@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import distributed as dist
 from torch import nn
 
+from pipeline import metrics
 from pipeline.data import chips
 from pipeline.data.classes import Classes
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
-from pipeline.model import metrics
 from pipeline.recipe import Data
 from pipeline.world import World
 

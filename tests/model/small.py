@@ -12,7 +12,8 @@ from pipeline.data.moments import Statistics
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.networks import build
-from pipeline.recipe import Predict, UNet
+from pipeline.recipe import Predict
+from pipeline.recipe.networks import UNet
 
 CLASSES = Classes(
     names=("water", "forest", "town"),

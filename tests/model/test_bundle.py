@@ -15,7 +15,7 @@ from pipeline import store
 from pipeline.errors import BundleError, StorageError
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import META, WEIGHTS
-from pipeline.recipe import UNet
+from pipeline.recipe.networks import UNet
 from tests.model import small
 from tests.servers import S3
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.data.classes import IGNORE
 from pipeline.errors import RecipeError
 from pipeline.model import losses
-from pipeline.recipe import CrossEntropy, Dice, LossTerm
+from pipeline.recipe.losses import CrossEntropy, Dice, LossTerm
 
 K = 4
 WEIGHTS = [0.5, 2.0, 0.0, 1.5]

@@ -11,7 +11,8 @@ from torch import nn
 
 from pipeline.errors import RecipeError, SceneError
 from pipeline.model.networks import NETWORKS, create_model
-from pipeline.recipe import Recipe, UNet
+from pipeline.recipe import Recipe
+from pipeline.recipe.networks import UNet
 
 # Strides from 2; strides from 4 and no BatchNorm; activations beside norms; activations inside norms.
 ENCODERS = ["resnet10t", "convnext_atto", "mobilenetv3_small_050", "efficientnet_b0"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.errors import RecipeError
 from pipeline.model import norms
-from pipeline.model.encoder import Encoder
+from pipeline.model.encoders.encoder import Encoder
 
 PARTS = [3, 1]  # workers may have unequal batches
 

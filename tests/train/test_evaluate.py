@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import torch
 
+from pipeline import metrics
 from pipeline.data.classes import IGNORE
 from pipeline.data.manifest import Manifest, index
 from pipeline.data.moments import Statistics
@@ -17,7 +18,6 @@ from pipeline.data.scenes import Scene
 from pipeline.data.windows import starts
 from pipeline.errors import BundleError, ManifestError, OutputExists, SceneError
 from pipeline.model import bundle as bundles
-from pipeline.model import metrics
 from pipeline.model.bundle import Bundle
 from pipeline.model.networks import build
 from pipeline.recipe import Recipe, replace

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline import metrics
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.windows import Window
 from pipeline.errors import DataError
-from pipeline.model import metrics
 from pipeline.train import pictures, report
 from pipeline.train.report import Example, Report, SceneResult
 

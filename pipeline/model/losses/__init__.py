@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.data.classes import IGNORE
 from pipeline.errors import RecipeError
-from pipeline.recipe import CrossEntropy, Dice, LossTerm
+from pipeline.recipe.losses import CrossEntropy, Dice, LossTerm
 
 
 class Term(Protocol):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.classes import IGNORE
-from pipeline.model.metrics import confusion, predict_classes, scores
+from pipeline.metrics import confusion, predict_classes, scores
 
 K = 5
 NAMES = [f"c{k}" for k in range(K)]

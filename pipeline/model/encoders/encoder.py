@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RecipeError
-from pipeline.model import norms, weights
+from pipeline.model import norms
+from pipeline.model.encoders import weights
 
 logger = logging.getLogger(__name__)
 

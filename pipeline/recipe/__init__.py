@@ -15,6 +15,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipeline import config
 from pipeline.config import Section
+from pipeline.recipe.losses import CrossEntropy, Dice, LossTerm
+from pipeline.recipe.networks import UNet
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -130,57 +132,6 @@ class Data(Section):
         if self.labels is not None and "{id}" not in self.labels:
             raise ValueError("labels: must contain {id}, the stem of the image's file")
         return self
-
-
-class UNet(Section):
-    """U-Net (Ronneberger et al. 2015) with any timm encoder that gives features."""
-
-    kind: Literal["unet"] = "unet"
-    encoder: str = "resnet34"
-    """Name of a timm model."""
-    pretrained: bool | str = False
-    """false: random weights; true or `imagenet`: timm's own, downloaded by timm; else the path of a weight file
-    (safetensors, or a pickle read with weights_only)."""
-    depth: Annotated[int, Field(ge=1, le=7)] | None = None
-    """Number of encoder stages used, shallowest first; by default all, at most 5."""
-    decoder_channels: list[Positive] = [256, 128, 64, 32, 16]
-    """Width of the decoder stages, deepest first: one per halving of the size, so five for a stride of 32; of more,
-    the first ones are used."""
-    norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation in the decoder, and in the encoder where timm lets it be chosen. `batch` is synchronised over
-    the workers, so that the losses do not depend on their number."""
-    dropout: Share = 0.0
-    """Channel dropout before the head."""
-
-    @field_validator("pretrained")
-    @classmethod
-    def _imagenet(cls, value: bool | str) -> bool | str:
-        return True if value == "imagenet" else value
-
-
-class CrossEntropy(Section):
-    """Mean cross-entropy over valid pixels."""
-
-    kind: Literal["cross_entropy"] = "cross_entropy"
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Factor in the sum of the loss terms."""
-    class_weights: list[Annotated[float, Field(ge=0)]] | None = None
-    """One factor per class; the mean is weighted accordingly."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over all classes."""
-
-
-class Dice(Section):
-    """Soft Dice loss (Milletari et al. 2016), 1 - mean over classes of 2 |PT| / (|P| + |T|), on the global batch."""
-
-    kind: Literal["dice"] = "dice"
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Factor in the sum of the loss terms."""
-    absent: Literal["skip", "count"] = "skip"
-    """A class without a labelled pixel in the global batch is left out of the mean, or counted."""
-
-
-LossTerm = Annotated[CrossEntropy | Dice, Field(discriminator="kind")]
 
 
 class AdamW(Section):

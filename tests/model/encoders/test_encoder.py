@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import RecipeError
-from pipeline.model.encoder import Encoder
+from pipeline.model.encoders.encoder import Encoder
 
 NAMES = ["resnet18", "convnext_atto", "mobilenetv3_small_050", "efficientnet_b0"]
 

@@ -1,0 +1,1 @@
+"""Encoders: timm models as lists of features at growing strides, and those of segmentation_models_pytorch."""
