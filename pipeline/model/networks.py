@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,18 @@ from pipeline import config
 from pipeline.errors import RecipeError, SceneError
 from pipeline.model.decoders import unet
 from pipeline.model.encoders.encoder import Encoder
-from pipeline.model.heads import segmentation_head
-from pipeline.recipe.networks import UNet
+from pipeline.model.heads import auxiliary_head, label_head, segmentation_head
+from pipeline.model.outputs import Outputs
+from pipeline.recipe import networks as recipe
+
+
+class Stages(Protocol):
+    """What a network asks of its encoder."""
+
+    bands: int
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    multiple: int
 
 
 class Network(nn.Module):
@@ -23,17 +33,39 @@ class Network(nn.Module):
 
     Attributes:
         encoder, decoder, head: the parts.
+        section: what it was built from.
         bands, classes: channels in and out.
+        multiple: heights and widths that are multiples of this are not padded.
+        auxiliary_weights: of the losses of `Outputs.auxiliary`, in their order.
+        label_weight: of the loss of `Outputs.labels`; None without that head.
         mean, std: buffers [1,C,1,1], the statistics of the training bands; 0 and 1 until `set_statistics`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: Encoder, decoder: nn.Module, head: nn.Module, *, classes: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, head: nn.Module, section: recipe.Network, *, classes: int
+    ) -> None:
+        """Join the parts; the section says which further heads help it to learn.
+
+        Raises:
+            RecipeError: an auxiliary head on a stage that the encoder does not have.
+        """
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
-        self.bands, self.classes = encoder.bands, classes
+        self.section, self.bands, self.classes = section, int(encoder.bands), classes  # type: ignore[arg-type]
+        self.multiple: int = getattr(encoder, "multiple", encoder.strides[-1])  # type: ignore[index, assignment]
+        self.align_corners = getattr(section, "compat", None) == "smp"
+        channels: tuple[int, ...] = encoder.channels  # type: ignore[assignment]
+        self.auxiliary_weights: tuple[float, ...] = tuple(decoder.auxiliary_weights)  # type: ignore[arg-type]
+        self.auxiliary: nn.Module | None = None
+        if section.auxiliary is not None:
+            self.stage = _stage(section.auxiliary.stage, len(channels))
+            self.auxiliary = auxiliary_head(channels[self.stage], classes, section.auxiliary, section.norm)
+            self.auxiliary_weights += (section.auxiliary.weight,)
+        self.labels = label_head(channels[-1], classes, section.aux) if section.aux is not None else None
+        self.label_weight = section.aux.weight if section.aux is not None else None
         self.register_buffer("mean", torch.zeros(1, self.bands, 1, 1))
         self.register_buffer("std", torch.ones(1, self.bands, 1, 1))
 
@@ -50,51 +82,111 @@ class Network(nn.Module):
         scale = torch.tensor(std, dtype=torch.float64).view_as(self.std)
         self.std.copy_(torch.where(scale > 0, scale, 1.0))
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | Outputs:
         """Logits [N,K,H,W] of raw pixels [N,C,H,W] of any integer or float type and any size.
+
+        In training mode a network with auxiliary heads gives `Outputs`.
 
         Raises:
             SceneError: another number of bands than the network has.
         """
-        if image.ndim != 4 or image.shape[1] != self.bands:
-            raise SceneError(f"an image of shape {tuple(image.shape)} for a network of {self.bands} bands")
-        height, width = image.shape[-2:]
-        x = self._pad((image.to(torch.float32) - self.mean).div_(self.std))
-        logits: Tensor = self.head(self.decoder(self.encoder(x)))
-        if logits.shape[-2:] != x.shape[-2:]:  # encoders without padding at their edges
-            logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        return self.outputs(image) if self.training and self.helped else self.logits(image)
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Zeros (the mean) at the bottom and right, up to whole pixels of the deepest stage.
+    @property
+    def helped(self) -> bool:
+        """Whether there are heads that only help to learn."""
+        return bool(self.auxiliary_weights) or self.labels is not None
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits [N,K,H,W] of raw pixels, in any mode."""
+        x = self._prepare(image)
+        return self._full(self.head(self.decoder(self.encoder(x))), x, image)
+
+    def outputs(self, image: Tensor) -> Outputs:
+        """Everything that the network has to say of raw pixels, in any mode."""
+        x = self._prepare(image)
+        features = self.encoder(x)
+        helpers: list[Tensor] = []
+        if self.decoder.auxiliary_weights:
+            decoded, auxiliary = self.decoder.forward_all(features)  # type: ignore[operator]
+            helpers += auxiliary
+        else:
+            decoded = self.decoder(features)
+        if self.auxiliary is not None:
+            helpers.append(self.auxiliary(features[self.stage]))
+        labels = self.labels(features[-1]) if self.labels is not None else None
+        return Outputs(
+            self._full(self.head(decoded), x, image), tuple(self._full(h, x, image) for h in helpers), labels
+        )
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        """Normalised, and padded with zeros (the mean) at the bottom and right to whole pixels of the deepest stage.
 
         Two at least: BatchNorm cannot learn from a single value per channel.
         """
-        stride = self.encoder.strides[-1]
-        bottom, right = (max(-size % stride, 2 * stride - size) for size in x.shape[-2:])
+        if image.ndim != 4 or image.shape[1] != self.bands:
+            raise SceneError(f"an image of shape {tuple(image.shape)} for a network of {self.bands} bands")
+        x = (image.to(torch.float32) - self.mean).div_(self.std)
+        bottom, right = (max(-size % self.multiple, 2 * self.multiple - size) for size in x.shape[-2:])
         return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
-
-def build_unet(section: UNet, bands: int, classes: int) -> Network:
-    """U-Net as the section says."""
-    encoder = Encoder(
-        section.encoder, bands=bands, pretrained=section.pretrained, depth=section.depth, norm=section.norm
-    )
-    decoder = unet.Decoder(encoder.channels, encoder.strides, section.decoder_channels, section.norm)
-    return Network(encoder, decoder, segmentation_head(decoder.channels, classes, section.dropout), classes=classes)
+    def _full(self, logits: Tensor, x: Tensor, image: Tensor) -> Tensor:
+        """`logits` enlarged to the size of the padded `x` and cropped to that of `image`."""
+        if logits.shape[-2:] != x.shape[-2:]:
+            logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+        return logits[..., : image.shape[-2], : image.shape[-1]]
 
 
-NETWORKS: dict[str, Callable[[UNet, int, int], Network]] = {"unet": build_unet}
-_SECTIONS: dict[str, type[UNet]] = {"unet": UNet}
+def _stage(position: int, count: int) -> int:
+    if not -count <= position < count:
+        raise RecipeError(f"model.auxiliary.stage: {position}, but the encoder has {count} stages")
+    return position % count
 
 
-def build(section: UNet, bands: int, classes: int) -> Network:
+def encoder_of(section: recipe.Encoded, bands: int) -> nn.Module:
+    """The encoder that a section describes.
+
+    Raises:
+        RecipeError: it does not exist or cannot be used so, or its weights cannot be had.
+    """
+    return Encoder(section.encoder, bands=bands, pretrained=section.pretrained, depth=section.depth, norm=section.norm)
+
+
+def on_encoder(decoder_class: Callable[..., nn.Module]) -> Callable[[Any, int, int], Network]:
+    """How a family whose decoder works on any encoder is built."""
+
+    def build_on_encoder(section: recipe.Encoded, bands: int, classes: int) -> Network:
+        encoder = encoder_of(section, bands)
+        return join(section, encoder, decoder_class(encoder.channels, encoder.strides, section, classes), classes)
+
+    return build_on_encoder
+
+
+def join(section: recipe.Network, encoder: nn.Module, decoder: nn.Module, classes: int) -> Network:
+    """Encoder and decoder with the family's head: its own (`make_head`), or a convolution of `head_kernel`."""
+    if hasattr(decoder, "make_head"):
+        head: nn.Module = decoder.make_head(classes)  # type: ignore[operator]
+    else:
+        kernel = getattr(decoder, "head_kernel", 3)
+        head = segmentation_head(decoder.channels, classes, section.dropout, kernel)  # type: ignore[arg-type]
+    return Network(encoder, decoder, head, section, classes=classes)
+
+
+NETWORKS: dict[str, Callable[[Any, int, int], Network]] = {
+    "unet": on_encoder(unet.Decoder),
+}
+_SECTIONS: dict[str, type[recipe.Network]] = {
+    section.model_fields["kind"].default: section for section in get_args(get_args(recipe.Model)[0])
+}
+
+
+def build(section: recipe.Network, bands: int, classes: int) -> Network:
     """The network that a recipe's `model` describes, with random or pretrained weights.
 
     Raises:
         RecipeError: the encoder does not exist or cannot be used, or its weights cannot be had.
     """
-    return NETWORKS[section.kind](section, bands, classes)
+    return NETWORKS[section.kind](section, bands, classes)  # type: ignore[attr-defined]
 
 
 def create_model(

@@ -1,9 +1,10 @@
-"""Normalisation that does not depend on how a batch is divided: groups, none, or BatchNorm over all workers."""
+"""Normalisation: over groups, images, channels, nothing, or BatchNorm over all workers."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import RecipeError
+from pipeline.recipe.networks import Norm
 
-Kind = Literal["batch", "group", "none"]
+Kind = Norm
 _GROUP = 16  # channels in a group; Wu & He (2018) find it as good as any
 
 
@@ -22,17 +24,34 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def layer(kind: Kind, channels: int) -> nn.Module:
-    """A new normalisation layer for `channels`; Identity for `none`."""
+    """A new normalisation layer for maps [N,channels,H,W]; Identity for `none`."""
+    made: dict[Kind, Callable[[], nn.Module]] = {
+        "batch": lambda: nn.BatchNorm2d(channels),
+        "group": lambda: group_norm(channels),
+        "instance": lambda: nn.InstanceNorm2d(channels, affine=True),
+        "layer": lambda: ChannelNorm(channels),
+        "none": nn.Identity,
+    }
+    return made[kind]()
+
+
+def pooled(kind: Kind, channels: int) -> nn.Module:
+    """A new normalisation layer for globally pooled maps [N,channels,1,1].
+
+    There BatchNorm of a single chip has one value per channel to learn moments from, and InstanceNorm always has:
+    the first then takes its running moments, the second is done over the channels.
+    """
     if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    return group_norm(channels) if kind == "group" else nn.Identity()
+        return PooledBatchNorm(channels)
+    return layer("layer" if kind == "instance" else kind, channels)
 
 
 def replace(module: nn.Module, kind: Kind, name: str) -> None:
     """Replace every BatchNorm inside `module`; its scale and offset live on.
 
-    `group` normalises by groups instead. `none` keeps scale and offset with the running moments folded in, so that
-    pretrained weights compute what they did in evaluation and residual branches that begin at zero still do.
+    `group`, `instance` and `layer` normalise by groups, per image or over channels instead. `none` keeps scale and
+    offset with the running moments folded in, so that pretrained weights compute what they did in evaluation and
+    residual branches that begin at zero still do.
 
     Raises:
         RecipeError: `name` has a BatchNorm of another kind than over images.
@@ -61,6 +80,31 @@ def synchronise(module: nn.Module) -> nn.Module:
             if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SyncBatchNorm):
                 setattr(parent, key, SyncBatchNorm(child))
     return module
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm (Ba et al. 2016) over the channels of each pixel of a map [N,C,H,W]."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N,C,H,W], same shape out."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class PooledBatchNorm(nn.BatchNorm2d):
+    """BatchNorm that takes its running moments where there is one value per channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N,C,H,W], same shape out."""
+        return _batch_norm(self, x)
+
+
+def _batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    if norm.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+        return functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    return nn.BatchNorm2d.forward(norm, x)
 
 
 class Affine(nn.Module):
@@ -132,7 +176,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """`x` [N,C,H,W], same shape out."""
         alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
-        out: Tensor = super().forward(x) if alone or not self.training else self._normalise(x)
+        out = _batch_norm(self, x) if alone or not self.training else self._normalise(x)
         tail: Tensor = self.act(self.drop(out))
         return tail
 
@@ -153,8 +197,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
 def _instead(norm: nn.BatchNorm2d, kind: Kind) -> nn.Module:
     scale, offset = _scale_offset(norm)
     new: nn.Module
-    if kind == "group":
-        new = group_norm(norm.num_features)
+    if kind != "none":
+        new = layer(kind, norm.num_features)
         new.weight, new.bias = nn.Parameter(scale), nn.Parameter(offset)
     else:
         factor = (norm.running_var + norm.eps).rsqrt() if norm.running_var is not None else torch.ones_like(scale)
