@@ -154,7 +154,7 @@ def _predict(options: argparse.Namespace) -> Result:
 
 def _recipe_show(options: argparse.Namespace) -> Result:
     recipe = _recipe(options)
-    _, origins = config.load_tree(options.recipe, options.overrides)
+    _, origins = config.load_tree(options.recipe, options.overrides, Recipe)
     tree = recipe.model_dump(mode="json")
     rows = {path: {"value": value, "origin": _origin(path, origins)} for path, value in config.leaves(tree)}
     width = max(len(path) for path in rows)

@@ -2,7 +2,8 @@
 
 The steps: read YAML 1.2 with line numbers, merge plain mappings (bases left to right, then the file, then the
 overrides), validate once, freeze. Nothing is mutated afterwards. Where a mapping names another `kind` than the one
-below it, it replaces that mapping instead of merging with it.
+below it, it replaces that mapping instead of merging with it. An override `a.kind=b` keeps what was said about keys
+that both kinds have from a common base: another decoder keeps the encoder.
 """
 
 from __future__ import annotations
@@ -51,12 +52,15 @@ def load(cls: type[SectionT], source: str | Path, overrides: Sequence[str] | Map
     Raises:
         RecipeError: the file is missing or is no YAML, or any value is wrong; all errors are named at once.
     """
-    tree, _ = load_tree(source, overrides)
+    tree, _ = load_tree(source, overrides, cls)
     return validate(cls, tree, str(source) if not str(source).startswith(INLINE_PREFIX) else "recipe")
 
 
-def load_tree(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> tuple[dict[str, Any], Origins]:
-    """Merged plain mapping of a recipe, and for each dotted path the `file:line` or `override` that set it."""
+def load_tree(
+    source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), cls: type[Section] = Section
+) -> tuple[dict[str, Any], Origins]:
+    """Merged plain mapping of a recipe of class `cls`, and for each dotted path the `file:line` or `override` that set
+    it."""
     origins: Origins = {}
     if str(source).startswith(INLINE_PREFIX):
         tree = _read_inline(str(source))
@@ -64,7 +68,8 @@ def load_tree(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     else:
         tree = _read(Path(source), origins, ())
     for path, value in _parse(overrides).items():
-        _set(tree, path, value)
+        for lost in _set(tree, path, value, cls):
+            _forget(origins, lost)
         _forget(origins, path)
         for leaf, _ in leaves({path: value}):
             origins[leaf] = "override"
@@ -87,7 +92,7 @@ def replace(section: SectionT, overrides: Sequence[str] | Mapping[str, Any]) -> 
     """A new validated section with the overrides applied; the old one is untouched."""
     tree = section.model_dump(mode="json")
     for path, value in _parse(overrides).items():
-        _set(tree, path, value)
+        _set(tree, path, value, type(section))
     return validate(type(section), tree)
 
 
@@ -195,8 +200,15 @@ def _forget(origins: Origins, path: str) -> None:
 
 
 def _parse(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted paths and values; kinds come first, since they decide which other keys there are."""
     if isinstance(overrides, Mapping):
-        return {path: _unbox(value) for path, value in overrides.items()}
+        out = {path: _unbox(value) for path, value in overrides.items()}
+    else:
+        out = _parse_words(overrides)
+    return dict(sorted(out.items(), key=lambda item: not item[0].endswith(".kind")))
+
+
+def _parse_words(overrides: Sequence[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for text in overrides:
         path, sign, value = text.partition("=")
@@ -214,7 +226,8 @@ def _unbox(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and not isinstance(value, (str, bytes)) else value
 
 
-def _set(tree: dict[str, Any], path: str, value: Any) -> None:
+def _set(tree: dict[str, Any], path: str, value: Any, cls: type[Section]) -> list[str]:
+    """Set one value; returns the dotted paths of what was lost by it."""
     *parents, last = path.split(".")
     node: Any = tree
     for key in parents:
@@ -226,11 +239,37 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
         node = node[key]
     if isinstance(node, list):
         node[_index(node, last, path)] = value
-    elif last == "kind" and "kind" in node and node["kind"] != value:
-        node.clear()  # the other keys belong to the other kind
-        node["kind"] = value
+    elif last == "kind":
+        kept = _shared(cls, parents, node, value)
+        lost = [".".join([*parents, key]) for key in node if key not in kept]
+        node.clear()
+        node.update({"kind": value, **kept})
+        return lost
     else:
         node[last] = _merge(node.get(last), value, {}) if last in node else value
+    return []
+
+
+def _shared(cls: type[Section], steps: Sequence[str], node: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """What stays of `node` when it becomes another kind: what it says beyond defaults about keys that both kinds have
+    from a common base. All of it, where the kind does not change."""
+    kinds: list[Any] = [cls]
+    usual_kind = None
+    for step in steps:
+        fields = [m.model_fields[step] for m in kinds if step in m.model_fields]
+        usual_kind = getattr(fields[0].default, "kind", None) if fields else None
+        kinds = [m for field in fields for m in _models(field.annotation)]
+    before = node.get("kind", usual_kind)
+    if before == kind:
+        return dict(node)
+    tagged = {_tag(m): m for m in kinds}
+    old, new = tagged.get(before), tagged.get(kind)
+    if old is None or new is None:
+        return {}
+    bases = [b for b in old.__mro__ if b in new.__mro__ and issubclass(b, Section) and b is not Section]
+    names = {name for base in bases for name in base.model_fields}
+    usual = {name: old.model_fields[name].get_default(call_default_factory=True) for name in names}
+    return {k: v for k, v in node.items() if k in names and v != usual[k]}
 
 
 def _index(node: list[Any], key: str, path: str) -> int:

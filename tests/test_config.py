@@ -58,6 +58,17 @@ def test_bases_apply_left_to_right(base):
     assert recipe.load(path).train.global_batch == 2
 
 
+def test_another_decoder_keeps_the_encoder(base):
+    path = child(base, "model: {encoder: convnext_atto, decoder_channels: [8, 8, 8, 8, 8], dropout: 0.3}\n")
+    for overrides in (["model.kind=fpn"], ["model.dropout=0.3", "model.kind=fpn"]):
+        expected = recipe.networks.FPN(encoder="convnext_atto", dropout=0.3)
+        assert recipe.load(path, overrides).model == expected
+        assert recipe.replace(recipe.load(path), overrides).model == expected
+    assert recipe.load(path, ["model.kind=unet"]).model.decoder_channels == [8] * 5, "the same kind keeps everything"
+    pspnet = recipe.replace(recipe.load(base), ["model.kind=pspnet"]).model
+    assert pspnet == recipe.networks.PSPNet(), "defaults are those of the new kind"
+
+
 def test_another_kind_replaces_in_files_and_overrides(base):
     path = child(base, "train: {optimizer: {kind: sgd}}\n")
     assert recipe.load(path).train.optimizer == recipe.SGD()

@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,7 @@ from pipeline.data.moments import Statistics
 from pipeline.errors import BundleError, StorageError
 from pipeline.model.networks import Network, build
 from pipeline.recipe import Predict
-from pipeline.recipe.networks import UNet
+from pipeline.recipe import networks as sections
 
 BUNDLE_VERSION: Final = 1
 META: Final = "bundle.json"
@@ -40,7 +41,7 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
     uri: str | Path,
     network: nn.Module | Mapping[str, Tensor],
     *,
-    model: UNet,
+    model: sections.Network,
     classes: Classes,
     bands: tuple[str, ...],
     dtype: str,
@@ -71,7 +72,7 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
         save_file(weights, local / WEIGHTS)
         bundle = Bundle(
             uri=str(uri),
-            model=model.model_copy(update={"pretrained": False}),  # the weights are here, nothing is to be fetched
+            model=sections.without_download(model),
             classes=classes,
             bands=tuple(bands),
             dtype=dtype,
@@ -173,7 +174,7 @@ class Bundle:
 
     uri: str
     """Directory or s3:// prefix that holds the two files."""
-    model: UNet
+    model: sections.Network
     classes: Classes
     bands: tuple[str, ...]
     dtype: str
@@ -212,8 +213,11 @@ class Bundle:
         """12 hex digits that name the weights."""
         return self.weights_sha256[:12]
 
-    def network(self, device: str | torch.device = "cpu") -> Network:
-        """The network in eval mode on `device`: raw pixels [N, C, H, W] in, logits [N, K, H, W] out.
+    @cached_property
+    def network(self) -> Network:
+        """The network on the CPU in eval mode, read when it is first asked for, always the same object.
+
+        Raw pixels [N, C, H, W] in, logits [N, K, H, W] out.
 
         Raises:
             BundleError: the weights are missing or belong to another network.
@@ -228,7 +232,11 @@ class Bundle:
                 f"{self.uri}: the weights do not fit the network in {META}: {what}",
                 "the bundle was made with another version of segpipe or timm; install that version",
             ) from error
-        return network.to(device).to(memory_format=torch.channels_last).eval()
+        return network.to(memory_format=torch.channels_last).eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the network: processes that get a bundle read its weights themselves."""
+        return {name: value for name, value in self.__dict__.items() if name != "network"}
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; the place is left out, since a bundle can be copied."""
@@ -255,7 +263,7 @@ class Bundle:
         """The opposite of `to_json`, for a bundle at `uri`."""
         return cls(
             uri=uri,
-            model=UNet.model_validate(tree["model"]),
+            model=sections.parse(tree["model"]),
             classes=Classes.from_json(tree["classes"]),
             bands=tuple(tree["bands"]),
             dtype=str(tree["dtype"]),

@@ -192,13 +192,15 @@ def build(section: recipe.Network, bands: int, classes: int) -> Network:
 def create_model(
     kind: str = "unet",
     *,
-    encoder: str = "resnet34",
+    encoder: str | None = None,
     bands: int = 3,
     classes: int = 2,
     pretrained: bool | str = False,
     **options: Any,
 ) -> Network:
     """A network in one line; `options` are the other fields of the recipe's `model` section.
+
+    The encoder is the family's usual one unless told.
 
     Raises:
         RecipeError: an unknown kind, encoder or option; it names the nearest.
@@ -209,5 +211,6 @@ def create_model(
         raise RecipeError(f"model.kind: there is no network {kind!r}", hint)
     if bands < 1 or classes < 1:
         raise RecipeError(f"a network of {bands} bands and {classes} classes", "both must be at least 1")
-    values = {"kind": kind, "encoder": encoder, "pretrained": pretrained, **options}
+    given = {"encoder": encoder, "pretrained": pretrained or None}
+    values = {"kind": kind, **{name: value for name, value in given.items() if value is not None}, **options}
     return build(config.validate(_SECTIONS[kind], values, "model"), bands, classes)

@@ -22,7 +22,7 @@ class Segmenter(PythonModel):  # type: ignore[misc]
     def load_context(self, context: PythonModelContext) -> None:
         """Read the bundle; the model config's `device` says where it runs."""
         self.device = str((context.model_config or {}).get("device", "cpu"))
-        self.network = bundle.load(context.artifacts["bundle"]).network(self.device)
+        self.network = bundle.load(context.artifacts["bundle"]).network.to(self.device)
 
     # The bare array type: any other hint, or none, makes MLflow warn about its own guess of a signature.
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Any:

@@ -72,7 +72,7 @@ def predict(
     asked = {"window": window, "overlap": overlap}
     section = config.replace(bundle.predict, {name: value for name, value in asked.items() if value is not None})
     place = device_of(device)
-    job = _Job(bundle, bundle.network(place), section, place, overwrite)
+    job = _Job(bundle, bundle.network.to(place), section, place, overwrite)
     failures: dict[str, SceneError] = {}
     for position, (image, target) in enumerate(targets.items()):
         note = partial(progress or _silent, position, len(targets))

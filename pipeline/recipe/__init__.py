@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pipeline import config
 from pipeline.config import Section
 from pipeline.recipe.losses import CrossEntropy, Dice, LossTerm
-from pipeline.recipe.networks import UNet
+from pipeline.recipe.networks import Encoded, Model, UNet
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -354,7 +354,7 @@ class Recipe(Section):
     seed: int = 0
     """Of weights, order and augmentation."""
     data: Data
-    model: UNet = UNet()
+    model: Model = UNet()
     """The network."""
     loss: Annotated[list[LossTerm], Field(min_length=1)] = [CrossEntropy(), Dice()]
     """Terms of the loss; their weighted sum is minimised."""
@@ -372,6 +372,11 @@ class Recipe(Section):
     """The search."""
     compute: Compute = Compute()
     """Where it runs."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _unet(cls, value: Any) -> Any:
+        return {"kind": UNet.model_fields["kind"].default, **value} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
@@ -438,6 +443,6 @@ def absolute(recipe: Recipe) -> Recipe:
         "data.root": fix(recipe.data.root),
         "compute.output": fix(recipe.compute.output),
     }
-    if isinstance(recipe.model.pretrained, str):
+    if isinstance(recipe.model, Encoded) and isinstance(recipe.model.pretrained, str):
         changes["model.pretrained"] = fix(recipe.model.pretrained)
     return replace(recipe, changes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, TypeAdapter, field_validator
 
 from pipeline.config import Section
 
@@ -322,3 +322,19 @@ Model = Annotated[
     | OCRNet,
     Field(discriminator="kind"),
 ]
+
+_ADAPTER: TypeAdapter[Network] = TypeAdapter(Model)
+
+
+def parse(tree: Any) -> Network:
+    """The section that a plain mapping with a `kind` describes.
+
+    Raises:
+        ValidationError: it describes none.
+    """
+    return _ADAPTER.validate_python(tree)
+
+
+def without_download(section: Network) -> Network:
+    """The same network with random weights: its own are at hand, none are to be fetched."""
+    return section.model_copy(update={"pretrained": False}) if isinstance(section, Encoded) else section

@@ -101,7 +101,7 @@ def evaluate(
     started = time.monotonic()
     device = device_of(recipe.compute.device)
     gallery = Gallery(recipe.evaluate.examples, recipe.data.sampling.size, len(manifest.classes))
-    job = _Job(recipe, bundle, bundle.network(device), manifest, gallery, device)
+    job = _Job(recipe, bundle, bundle.network.to(device), manifest, gallery, device)
     counts = _confusions(job, scenes, progress or (lambda *_: None))
     found = _summary(job, split, scenes, counts)
     chosen = [(kind, c) for kind, side in zip(("best", "worst"), gallery.chosen(), strict=True) for c in side]

@@ -47,7 +47,7 @@ def test_saved_and_loaded(place: str) -> None:
 
 def test_the_network_is_the_one_that_was_saved(place: str) -> None:
     small.save(place, seed=3)
-    network = bundles.load(place).network()
+    network = bundles.load(place).network
     assert not network.training
     torch.manual_seed(3)
     expected = bundles.build(UNet(encoder="resnet10t", depth=2, decoder_channels=[16, 8]), 4, 3)
@@ -67,14 +67,14 @@ def test_building_a_network_leaves_the_random_state_alone(tmp_path: Path) -> Non
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    bundle.network()
+    _ = bundle.network
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_pretrained_encoder_is_not_fetched_again(tmp_path: Path) -> None:
     section = UNet(encoder="resnet10t", depth=2, decoder_channels=[16, 8], pretrained=True)
     small.save(tmp_path / "a", model=section)
-    assert bundles.load(tmp_path / "a").network()(images()).shape == (2, 3, 40, 50)
+    assert bundles.load(tmp_path / "a").network(images()).shape == (2, 3, 40, 50)
 
 
 def test_no_pickle(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     weights.pop(next(name for name in weights if name.startswith("head")))
     save_file(weights, tmp_path / "a" / WEIGHTS)
     with pytest.raises(BundleError, match="do not fit the network"):
-        bundle.network()
+        _ = bundle.network
 
 
 def test_saving_again_replaces(place: str) -> None:

@@ -11,102 +11,126 @@ from torch import nn
 
 from pipeline.errors import RecipeError, SceneError
 from pipeline.model.networks import NETWORKS, create_model
+from pipeline.model.outputs import Outputs
 from pipeline.recipe import Recipe
-from pipeline.recipe.networks import UNet
+from pipeline.recipe.networks import Norm, UNet, UNet2015
+from tests.model.families import CASES, HELPED, NARROW, SUPERVISED, network, pixels
 
-# Strides from 2; strides from 4 and no BatchNorm; activations beside norms; activations inside norms.
-ENCODERS = ["resnet10t", "convnext_atto", "mobilenetv3_small_050", "efficientnet_b0"]
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
-WIDTHS = [32, 24, 16, 8, 8]
+def without_gradient(net):
+    return [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def network(kind="unet", encoder="resnet10t", **options):
-    torch.manual_seed(0)
-    made = create_model(kind, encoder=encoder, **{"bands": 4, "classes": 3, "decoder_channels": WIDTHS, **options})
-    made.set_statistics([100.0] * made.bands, [50.0] * made.bands)
-    return made
+def backward(outputs):
+    parts = outputs if isinstance(outputs, Outputs) else Outputs(outputs)
+    maps = [parts.logits, *parts.auxiliary, *([] if parts.labels is None else [parts.labels])]
+    sum(m.float().square().mean() for m in maps).backward()
 
 
-def pixels(*shape, dtype=torch.uint8):
-    return torch.randint(0, 200, shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(("kind", "encoder"), CASES)
 class TestEveryNetwork:
-    def test_logits_have_the_size_of_the_input(self, kind, encoder):
-        net = network(kind, encoder).eval()
+    def test_logits_have_the_size_of_the_input_and_depend_on_nothing_else(self, kind, encoder):
+        net = network(kind, encoder, dropout=0.5).eval()
         for size in [(1, 1), (33, 47), (64, 64), (5, 130)]:
-            logits = net(pixels(2, 4, *size))
+            image = pixels(2, 4, *size)
+            logits = net(image)
             assert tuple(logits.shape) == (2, 3, *size)
             assert logits.dtype == torch.float32
             assert logits.isfinite().all()
+            assert torch.equal(net(image), logits), "evaluation is not repeatable"
+            torch.testing.assert_close(net(image[1:]), logits[1:], rtol=1e-3, atol=1e-3)
 
-    @pytest.mark.parametrize("bands", [1, 13])
-    def test_takes_any_number_of_bands(self, kind, encoder, bands):
-        net = network(kind, encoder, bands=bands, classes=2).eval()
-        assert tuple(net(pixels(1, bands, 33, 47)).shape) == (1, 2, 33, 47)
-
-    def test_every_pixel_type_gives_the_same_logits(self, kind, encoder):
-        net = network(kind, encoder).eval()
-        expected = net(pixels(1, 4, 33, 47))
-        for dtype in (torch.uint16, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64):
-            image = pixels(1, 4, 33, 47, dtype=dtype)
-            before = image.clone()
-            assert torch.equal(net(image), expected), dtype
-            assert torch.equal(image, before), "the caller's pixels were changed"
-
-    def test_memory_layout_changes_nothing(self, kind, encoder):
-        net, image = network(kind, encoder).eval(), pixels(2, 4, 64, 64)
-        expected = net(image)
-        laid = net.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last))
-        torch.testing.assert_close(laid, expected, rtol=1e-4, atol=1e-4)
-
-    def test_bf16_is_near(self, kind, encoder):
+    def test_pixel_type_and_memory_layout_change_nothing(self, kind, encoder):
         net, image = network(kind, encoder).eval(), pixels(1, 4, 33, 47)
         expected = net(image)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(image)
-        assert logits.dtype == torch.bfloat16
-        assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
+        for dtype in (torch.uint16, torch.int64, torch.float64):
+            other = image.to(dtype)
+            before = other.clone()
+            assert torch.equal(net(other), expected), dtype
+            assert torch.equal(other, before), "the caller's pixels were changed"
+        laid = net.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(laid, expected, rtol=1e-3, atol=1e-3)
 
-    @pytest.mark.parametrize("norm", ["batch", "group", "none"])
-    @pytest.mark.parametrize("size", [(1, 1), (32, 32)])
-    def test_learns_from_one_chip(self, kind, encoder, norm, size):
+    def test_half_precision_is_near(self, kind, encoder):
+        net, image = network(kind, encoder).eval(), pixels(1, 4, 64, 64)
+        expected = net(image)
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", dtype):
+                logits = net(image)
+            assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
+
+    @pytest.mark.parametrize("norm", get_args(Norm))
+    def test_learns_from_one_chip(self, kind, encoder, norm):
         net = network(kind, encoder, norm=norm).train()
-        net(pixels(1, 4, *size)).square().mean().backward()
-        without = [name for name, p in net.named_parameters() if p.grad is None]
-        assert without == []
-        assert all(p.grad.isfinite().all() for p in net.parameters())
+        backward(net(pixels(1, 4, 33, 32)))
+        assert without_gradient(net) == []
+        assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+        if norm != "batch":
+            assert not [m for m in net.modules() if isinstance(m, BATCH_NORMS)]
 
-    @pytest.mark.parametrize("norm", ["group", "none"])
-    def test_without_batch_norm_there_is_none(self, kind, encoder, norm):
-        net = network(kind, encoder, norm=norm)
-        assert not [m for m in net.modules() if isinstance(m, BATCH_NORMS)]
-        image = pixels(2, 4, 64, 64)
-        together, alone = net(image), net(image[:1])
-        torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-4)  # in training mode
+    def test_helping_heads_speak_in_training_only(self, kind, encoder):
+        net = network(kind, encoder, **HELPED, **SUPERVISED.get(kind, {}))
+        image = pixels(2, 4, 33, 47)
+        outputs = net.train()(image)
+        shapes = [tuple(a.shape) for a in outputs.auxiliary]
+        assert len(shapes) == len(net.auxiliary_weights) >= 1 + (kind in SUPERVISED)
+        assert set(shapes) == {(2, 3, 33, 47)}
+        assert outputs.labels.shape == (2, 3)
+        assert net.label_weight == 0.1
+        backward(outputs)
+        assert without_gradient(net) == []
+        logits = net.eval()(image)
+        assert torch.equal(logits, net.outputs(image).logits)
 
     def test_a_state_dict_goes_round(self, kind, encoder, tmp_path):
         net, image = network(kind, encoder).eval(), pixels(1, 4, 33, 47)
         torch.save(net.state_dict(), tmp_path / "state.pt")
-        other = create_model(kind, encoder=encoder, bands=4, classes=3, decoder_channels=WIDTHS).eval()
+        other = network(kind, encoder).eval()
+        for parameter in other.parameters():
+            nn.init.constant_(parameter, 0.1)
         other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         assert torch.equal(other(image), net(image))
 
-    def test_evaluation_is_repeatable_and_ignores_the_rest_of_the_batch(self, kind, encoder):
-        net, image = network(kind, encoder, dropout=0.5).eval(), pixels(2, 4, 33, 47)
-        logits = net(image)
-        assert torch.equal(net(image), logits)
-        torch.testing.assert_close(net(image[1:]), logits[1:], rtol=1e-4, atol=1e-4)
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("bands", [1, 13])
+def test_takes_any_number_of_bands(kind, bands):
+    net = network(kind, bands=bands, classes=1).eval()
+    assert tuple(net(pixels(1, bands, 33, 47)).shape) == (1, 1, 33, 47)
+
+
+@pytest.mark.parametrize("kind", sorted(set(NETWORKS) - {"unet2015"}))
+def test_a_frozen_encoder_is_still_and_evaluates_without_chance(kind):
+    net = network(kind, "from_stride_4", freeze=7, drop_path=0.5)
+    assert not [name for name, p in net.encoder.named_parameters() if p.requires_grad]
+    image = pixels(2, 4, 64, 64)
+    backward(net.train()(image))
+    assert without_gradient(net) == []
+    net.eval()
+    assert torch.equal(net(image), net(image))
+
+
+@pytest.mark.parametrize("kind", sorted(set(NETWORKS) - {"unet2015"}))
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_every_depth(kind, depth):
+    net = network(kind, depth=depth)
+    assert tuple(net.eval()(pixels(1, 4, 33, 47)).shape) == (1, 3, 33, 47)
+    backward(net.train()(pixels(1, 4, 33, 47)))
+    assert without_gradient(net) == []
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_activation_is_used(kind):
+    relu, gelu = network(kind, activation="relu"), network(kind, activation="gelu")
+    assert [m for m in gelu.decoder.modules() if isinstance(m, nn.GELU)]
+    assert len(list(relu.parameters())) == len(list(gelu.parameters()))
 
 
 def test_the_shelf_holds_what_a_recipe_can_name():
-    section = Recipe.model_fields["model"].annotation
-    sections = get_args(section) or (section,)
-    assert list(NETWORKS) == [s.model_fields["kind"].default for s in sections]
+    sections = get_args(Recipe.model_fields["model"].annotation)
+    assert list(NETWORKS) == list(NARROW) == [s.model_fields["kind"].default for s in sections]
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "convnext_atto"])
@@ -132,7 +156,8 @@ def test_statistics_normalise_raw_pixels():
     net = network().eval()
     net.set_statistics([10.0, 20.0, 30.0, 40.0], [2.0, 4.0, 1.0, 0.0])
     raw = pixels(1, 4, 32, 32)
-    plain = create_model(encoder="resnet10t", bands=4, classes=3, decoder_channels=WIDTHS).eval()
+    plain = network().eval()
+    plain.set_statistics([0.0] * 4, [1.0] * 4)
     plain.load_state_dict({k: v for k, v in net.state_dict().items() if k not in ("mean", "std")}, strict=False)
     mean, std = torch.tensor([10.0, 20.0, 30.0, 40.0]), torch.tensor([2.0, 4.0, 1.0, 1.0])  # a constant band: centred
     expected = plain((raw - mean[:, None, None]) / std[:, None, None])
@@ -150,15 +175,17 @@ def test_dropout_acts_in_training_only():
     [
         ({"kind": "unett"}, "there is no network 'unett'\n  -> did you mean 'unet'?"),
         ({"decoder_chanels": [8]}, "decoder_chanels: unknown key; did you mean 'decoder_channels'?"),
-        ({"norm": "layer"}, "norm: Input should be 'batch', 'group' or 'none' (got 'layer')"),
+        ({"norm": "groups"}, "norm: Input should be 'batch', 'group', 'instance', 'layer' or 'none' (got 'groups')"),
         ({"encoder": "resnet43"}, "timm has no model 'resnet43'\n  -> did you mean"),
         ({"decoder_channels": [64, 32]}, "2 widths, but this encoder halves the size 5 times\n  -> give 5 widths"),
         ({"bands": 0}, "a network of 0 bands and 3 classes"),
+        ({"auxiliary": {"stage": 5}}, "model.auxiliary.stage: 5, but the encoder has 5 stages"),
+        ({"kind": "unet2015", "encoder": "resnet18"}, "encoder: unknown key"),
     ],
 )
 def test_create_model_says_what_is_wrong(call, message):
     with pytest.raises(RecipeError) as caught:
-        network(**call)
+        create_model(**{"bands": 4, "classes": 3, "encoder": "test_resnet", **call})
     assert message in str(caught.value)
 
 
@@ -172,6 +199,6 @@ def test_another_number_of_bands_is_refused():
 
 def test_a_recipe_section_and_create_model_agree():
     torch.manual_seed(0)
-    built = NETWORKS["unet"](UNet(encoder="resnet10t", norm="group", decoder_channels=WIDTHS), 4, 3)
+    built = NETWORKS["unet"](UNet(encoder="test_resnet", norm="group", **NARROW["unet"]), 4, 3)
     made = network(norm="group")
     assert all(torch.equal(a, b) for a, b in zip(built.parameters(), made.parameters(), strict=True))

@@ -112,7 +112,7 @@ def raw_images() -> np.ndarray:
 
 def expected_classes(bundle: Bundle) -> np.ndarray:
     with torch.inference_mode():
-        return bundle.network()(torch.from_numpy(np.moveaxis(raw_images(), -1, 1))).argmax(1).numpy()
+        return bundle.network(torch.from_numpy(np.moveaxis(raw_images(), -1, 1))).argmax(1).numpy()
 
 
 def check_pyfunc_elsewhere(uri: str, model: str, bundle: Bundle, place: Path) -> None:

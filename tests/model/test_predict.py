@@ -71,7 +71,7 @@ def test_a_scene_of_one_window_is_the_networks_answer(bundle: Bundle, tmp_path: 
     valid = (image != NODATA).all(0)
     fill = np.round(bundle.statistics.fill).astype(np.uint16)[:, None, None]
     with torch.inference_mode():
-        logits = bundle.network()(torch.from_numpy(np.where(valid, image, fill))[None])
+        logits = bundle.network(torch.from_numpy(np.where(valid, image, fill))[None])
     with rasterio.open(written) as out:
         assert (out.read(1) == np.where(valid, logits.argmax(1)[0].numpy(), 255)).all()
 

@@ -73,7 +73,7 @@ def by_hand(bundle: Bundle, scene: Scene) -> np.ndarray:
     inputs = np.broadcast_to(np.array(bundle.statistics.fill)[:, None, None], (len(pixels), 128, 128)).copy()
     inputs[:, :rows, :cols] = np.where(valid, pixels, inputs[:, :rows, :cols])
     with torch.inference_mode():
-        logits = bundle.network()(torch.from_numpy(inputs).float()[None])[0, :, :rows, :cols]
+        logits = bundle.network(torch.from_numpy(inputs).float()[None])[0, :, :rows, :cols]
     found = logits.numpy().argmax(0)
     return np.array([[(valid & (truth == t) & (found == p)).sum() for p in (0, 1)] for t in (0, 1)])
 

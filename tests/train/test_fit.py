@@ -112,7 +112,7 @@ def test_a_bundle_knows_where_it_comes_from(scenes, tmp_path):
     assert again.run_id is None
     assert Recipe.model_validate(again.recipe).fingerprint == recipe.fingerprint
     assert rows(made)[-1]["val.miou"] == again.scores["miou"]
-    logits = again.network()(torch.zeros(1, 3, 50, 70, dtype=torch.uint8))
+    logits = again.network(torch.zeros(1, 3, 50, 70, dtype=torch.uint8))
     assert logits.shape == (1, 2, 50, 70)
 
 
