@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, get_args
 
@@ -12,7 +13,24 @@ from torch.nn import functional as F
 
 from pipeline import config
 from pipeline.errors import RecipeError, SceneError
-from pipeline.model.decoders import unet
+from pipeline.model.decoders import (
+    deeplab,
+    dpt,
+    fcn,
+    fpn,
+    linknet,
+    manet,
+    ocrnet,
+    pan,
+    pspnet,
+    segformer,
+    unet,
+    unet3plus,
+    unet2015,
+    unetplusplus,
+    upernet,
+)
+from pipeline.model.encoders import smp
 from pipeline.model.encoders.encoder import Encoder
 from pipeline.model.heads import auxiliary_head, label_head, segmentation_head
 from pipeline.model.outputs import Outputs
@@ -55,8 +73,8 @@ class Network(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
         self.section, self.bands, self.classes = section, int(encoder.bands), classes  # type: ignore[arg-type]
-        self.multiple: int = getattr(encoder, "multiple", encoder.strides[-1])  # type: ignore[index, assignment]
-        self.align_corners = getattr(section, "compat", None) == "smp"
+        self.multiple = math.lcm(int(encoder.multiple), getattr(decoder, "multiple", 1))  # type: ignore[arg-type]
+        self.align_corners = isinstance(section, recipe.Encoded) and section.compat == "smp"
         channels: tuple[int, ...] = encoder.channels  # type: ignore[assignment]
         self.auxiliary_weights: tuple[float, ...] = tuple(decoder.auxiliary_weights)  # type: ignore[arg-type]
         self.auxiliary: nn.Module | None = None
@@ -100,24 +118,30 @@ class Network(nn.Module):
     def logits(self, image: Tensor) -> Tensor:
         """Logits [N,K,H,W] of raw pixels, in any mode."""
         x = self._prepare(image)
-        return self._full(self.head(self.decoder(self.encoder(x))), x, image)
+        return self._full(self.head(self.decoder(*self._encode(x))), x, image)
 
     def outputs(self, image: Tensor) -> Outputs:
         """Everything that the network has to say of raw pixels, in any mode."""
         x = self._prepare(image)
-        features = self.encoder(x)
+        features, *tokens = self._encode(x)
         helpers: list[Tensor] = []
         if self.decoder.auxiliary_weights:
             decoded, auxiliary = self.decoder.forward_all(features)  # type: ignore[operator]
             helpers += auxiliary
         else:
-            decoded = self.decoder(features)
+            decoded = self.decoder(features, *tokens)
         if self.auxiliary is not None:
             helpers.append(self.auxiliary(features[self.stage]))
         labels = self.labels(features[-1]) if self.labels is not None else None
         return Outputs(
             self._full(self.head(decoded), x, image), tuple(self._full(h, x, image) for h in helpers), labels
         )
+
+    def _encode(self, x: Tensor) -> tuple[Any, ...]:
+        """The features, and their prefix tokens where the decoder wants them."""
+        if getattr(self.decoder, "wants_tokens", False):
+            return self.encoder.forward_tokens(x)  # type: ignore[operator, no-any-return]
+        return (self.encoder(x),)
 
     def _prepare(self, image: Tensor) -> Tensor:
         """Normalised, and padded with zeros (the mean) at the bottom and right to whole pixels of the deepest stage.
@@ -143,23 +167,72 @@ def _stage(position: int, count: int) -> int:
     return position % count
 
 
-def encoder_of(section: recipe.Encoded, bands: int) -> nn.Module:
+def encoder_of(section: recipe.Encoded, bands: int, *, flat: bool = False) -> nn.Module:
     """The encoder that a section describes.
+
+    Args:
+        section: of the network.
+        bands: channels of the input.
+        flat: a plain transformer gives its blocks at their own stride, without a pyramid.
 
     Raises:
         RecipeError: it does not exist or cannot be used so, or its weights cannot be had.
     """
-    return Encoder(section.encoder, bands=bands, pretrained=section.pretrained, depth=section.depth, norm=section.norm)
+    if section.compat == "smp":
+        return smp.build(section, bands)
+    return Encoder(
+        section.encoder,
+        bands=bands,
+        pretrained=section.pretrained,
+        depth=section.depth,
+        norm=section.norm,
+        output_stride=None if section.output_stride == "auto" else section.output_stride,
+        image_size=section.image_size,
+        drop_path=section.drop_path,
+        freeze=section.freeze,
+        checkpointing=section.checkpointing,
+        flat=flat,
+    )
 
 
 def on_encoder(decoder_class: Callable[..., nn.Module]) -> Callable[[Any, int, int], Network]:
-    """How a family whose decoder works on any encoder is built."""
+    """How a family whose decoder works on any encoder is built.
+
+    Decoders with an attribute `flat` want a plain transformer's blocks without a pyramid: those that work on one deep
+    map, and DPT. Those with an `output_stride` like their encoder dilated.
+    """
 
     def build_on_encoder(section: recipe.Encoded, bands: int, classes: int) -> Network:
-        encoder = encoder_of(section, bands)
-        return join(section, encoder, decoder_class(encoder.channels, encoder.strides, section, classes), classes)
+        flat = getattr(decoder_class, "flat", False)
+        section, encoder = _settled(section, bands, getattr(decoder_class, "output_stride", None), flat=flat)
+        wanted = getattr(decoder_class, "wants_tokens", False)
+        tokens = {"prefix_tokens": encoder.num_prefix_tokens} if wanted else {}
+        decoder = decoder_class(encoder.channels, encoder.strides, section, classes, **tokens)
+        return join(section, encoder, decoder, classes)
 
     return build_on_encoder
+
+
+def _settled(section: recipe.Encoded, bands: int, liked: int | None, *, flat: bool) -> tuple[recipe.Encoded, Any]:
+    """The section with a number for its output stride, and the encoder."""
+    if section.output_stride != "auto":
+        return section, encoder_of(section, bands, flat=flat)
+    plain = section.model_copy(update={"output_stride": None})
+    if liked is None:
+        return plain, encoder_of(plain, bands, flat=flat)
+    dilated = section.model_copy(update={"output_stride": liked})
+    try:
+        return dilated, encoder_of(dilated, bands, flat=flat)
+    except RecipeError:
+        if section.compat == "smp":  # which refuses these encoders as well
+            raise
+        return plain, encoder_of(plain, bands, flat=flat)
+
+
+def build_unet2015(section: recipe.UNet2015, bands: int, classes: int) -> Network:
+    """The U-Net of 2015, with an encoder of its own."""
+    encoder = unet2015.Encoder(section, bands)
+    return join(section, encoder, unet2015.Decoder(encoder.channels, encoder.strides, section, classes), classes)
 
 
 def join(section: recipe.Network, encoder: nn.Module, decoder: nn.Module, classes: int) -> Network:
@@ -174,8 +247,23 @@ def join(section: recipe.Network, encoder: nn.Module, decoder: nn.Module, classe
 
 NETWORKS: dict[str, Callable[[Any, int, int], Network]] = {
     "unet": on_encoder(unet.Decoder),
+    "unetplusplus": on_encoder(unetplusplus.Decoder),
+    "unet3plus": on_encoder(unet3plus.Decoder),
+    "unet2015": build_unet2015,
+    "manet": on_encoder(manet.Decoder),
+    "linknet": on_encoder(linknet.Decoder),
+    "fpn": on_encoder(fpn.Decoder),
+    "pspnet": on_encoder(pspnet.Decoder),
+    "pan": on_encoder(pan.Decoder),
+    "deeplabv3": on_encoder(deeplab.V3),
+    "deeplabv3plus": on_encoder(deeplab.V3Plus),
+    "upernet": on_encoder(upernet.Decoder),
+    "segformer": on_encoder(segformer.Decoder),
+    "dpt": on_encoder(dpt.Decoder),
+    "fcn": on_encoder(fcn.Decoder),
+    "ocrnet": on_encoder(ocrnet.Decoder),
 }
-_SECTIONS: dict[str, type[recipe.Network]] = {
+SECTIONS: dict[str, type[recipe.Network]] = {
     section.model_fields["kind"].default: section for section in get_args(get_args(recipe.Model)[0])
 }
 
@@ -213,4 +301,4 @@ def create_model(
         raise RecipeError(f"a network of {bands} bands and {classes} classes", "both must be at least 1")
     given = {"encoder": encoder, "pretrained": pretrained or None}
     values = {"kind": kind, **{name: value for name, value in given.items() if value is not None}, **options}
-    return build(config.validate(_SECTIONS[kind], values, "model"), bands, classes)
+    return build(config.validate(SECTIONS[kind], values, "model"), bands, classes)

@@ -389,7 +389,7 @@ class Recipe(Section):
             if metric not in allowed:
                 raise ValueError(f"{where}: {metric!r} is no score; scores are {', '.join(allowed)}")
         for term in self.loss:
-            weights = term.class_weights if isinstance(term, CrossEntropy) else None
+            weights = getattr(term, "class_weights", None)
             if weights is not None and len(weights) != len(classes):
                 raise ValueError(f"loss: {len(weights)} class_weights for {len(classes)} classes")
         share = self.train.global_batch % self.compute.num_workers

@@ -14,7 +14,7 @@ Weight = Annotated[float, Field(gt=0)]
 Norm = Literal["batch", "group", "instance", "layer", "none"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "hardswish", "mish", "prelu"]
 Interpolation = Literal["nearest", "bilinear"]
-OutputStride = Literal[8, 16, 32]
+OutputStride = Literal[8, 16, 32, "auto"]
 
 
 class LabelHead(Section):
@@ -66,7 +66,7 @@ class Encoded(Network):
     depth: Annotated[int, Field(ge=1, le=7)] | None = None
     """Number of encoder stages used, shallowest first; by default all down to a stride of 32."""
     output_stride: OutputStride | None = None
-    """Keep the deepest stages at this stride by dilation; by default as the encoder is."""
+    """Keep the deepest stages at this stride by dilation; auto: as the family likes it; null: as the encoder is."""
     image_size: Positive | None = None
     """Encoders that are made for one image size are built for this one; by default their own. Images of other sizes
     are resized to it inside the encoder."""
@@ -193,8 +193,8 @@ class DeepLabV3(Encoded):
     """DeepLabV3 (Chen et al. 2017): atrous spatial pyramid pooling on a dilated encoder."""
 
     kind: Literal["deeplabv3"] = "deeplabv3"
-    output_stride: OutputStride | None = 8
-    """Keep the deepest stages at this stride by dilation; null: as the encoder is."""
+    output_stride: OutputStride | None = "auto"
+    """Keep the deepest stages at this stride by dilation; auto: 8 where the encoder can be dilated; null: as it is."""
     decoder_channels: Positive = 256
     """Width."""
     rates: Annotated[list[Positive], Field(min_length=1)] = [12, 24, 36]
@@ -209,8 +209,8 @@ class DeepLabV3Plus(Encoded):
     """DeepLabV3+ (Chen et al. 2018): DeepLabV3 refined by a shallow stage."""
 
     kind: Literal["deeplabv3plus"] = "deeplabv3plus"
-    output_stride: OutputStride | None = 16
-    """Keep the deepest stages at this stride by dilation; null: as the encoder is."""
+    output_stride: OutputStride | None = "auto"
+    """Keep the deepest stages at this stride by dilation; auto: 16 where the encoder can be dilated; null: as it is."""
     decoder_channels: Positive = 256
     """Width."""
     rates: Annotated[list[Positive], Field(min_length=1)] = [12, 24, 36]
@@ -227,8 +227,8 @@ class PAN(Encoded):
     """Pyramid attention network (Li et al. 2018)."""
 
     kind: Literal["pan"] = "pan"
-    output_stride: OutputStride | None = 16
-    """Keep the deepest stages at this stride by dilation; null: as the encoder is."""
+    output_stride: OutputStride | None = "auto"
+    """Keep the deepest stages at this stride by dilation; auto: 16 where the encoder can be dilated; null: as it is."""
     decoder_channels: Positive = 32
     """Width."""
     interpolation: Interpolation = "bilinear"
@@ -277,12 +277,14 @@ class FCN(Encoded):
     """Fully convolutional network (Long et al. 2015), as MMSegmentation's FCN head on a dilated encoder."""
 
     kind: Literal["fcn"] = "fcn"
-    output_stride: OutputStride | None = 8
-    """Keep the deepest stages at this stride by dilation; null: as the encoder is."""
+    output_stride: OutputStride | None = "auto"
+    """Keep the deepest stages at this stride by dilation; auto: 8 where the encoder can be dilated; null: as it is."""
     decoder_channels: Positive = 256
     """Width."""
     num_convs: Positive = 2
     """Convolutions before the head."""
+    concat_input: bool = True
+    """Join what they give with the stage for one more."""
     dropout: Share = 0.1
     """Channel dropout before the head."""
 
@@ -291,8 +293,8 @@ class OCRNet(Encoded):
     """Object-contextual representations (Yuan et al. 2020): a coarse map, refined by what its classes look like."""
 
     kind: Literal["ocrnet"] = "ocrnet"
-    output_stride: OutputStride | None = 8
-    """Keep the deepest stages at this stride by dilation; null: as the encoder is."""
+    output_stride: OutputStride | None = "auto"
+    """Keep the deepest stages at this stride by dilation; auto: 8 where the encoder can be dilated; null: as it is."""
     decoder_channels: Positive = 512
     """Width."""
     key_channels: Positive = 256

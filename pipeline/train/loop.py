@@ -25,7 +25,7 @@ from torch import distributed as dist
 from pipeline import recipe
 from pipeline.data.batches import Batch, numbers_of
 from pipeline.errors import DivergedError, TrainingError
-from pipeline.model.losses import Loss
+from pipeline.model.losses import Loss, Supervised
 from pipeline.train import checkpoint, optim
 from pipeline.train.host import Host, Tracker
 from pipeline.train.state import State
@@ -69,7 +69,7 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another room
     job: Job,
     *,
     network: nn.Module,
-    loss: Loss,
+    loss: Loss | Supervised,
     batches: Batches,
     world: World,
     host: Host,
@@ -112,7 +112,7 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another room
     return Outcome(section.steps, start, tuple(ledger.losses), ledger.scores)
 
 
-def _step(job: Job, state: State, loss: Loss, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def _step(job: Job, state: State, loss: Loss | Supervised, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """One update. Returns the loss, its sums over the global batch and the gradient's norm, all on the device."""
     torch.manual_seed(_seed(job.seed, step, state.world.rank))
     image = _to_device(batch.image, state.device).contiguous(memory_format=state.layout)
@@ -183,7 +183,7 @@ def _restore(job: Job, state: State, ledger: _Ledger) -> int:
 class _Ledger:
     """Losses and scores so far. Losses stay on the device until they are asked for."""
 
-    def __init__(self, section: recipe.Train, world: World, objective: Loss) -> None:
+    def __init__(self, section: recipe.Train, world: World, objective: Loss | Supervised) -> None:
         self.section, self.world, self.objective = section, world, objective
         self.pending: list[Tensor] = []
         self.window: list[float] = []  # read, but not yet in a record

@@ -143,7 +143,9 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
         return loop.train(
             job,
             network=network,
-            loss=losses.build(recipe.loss, len(parts.manifest.classes)),
+            loss=losses.supervised(
+                losses.build(recipe.loss, len(parts.manifest.classes)), network.auxiliary_weights, network.label_weight
+            ),
             batches=feed,
             world=world,
             host=host,

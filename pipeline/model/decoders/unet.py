@@ -11,42 +11,37 @@ from pipeline.model import norms
 from pipeline.model.decoders.blocks import (
     SCSE,
     SCSE_NAMES,
-    SMALL_MAP_STRIDE,
+    ConvBlock,
     JoinConv,
     activation,
+    climb,
     conv_block,
     halvings,
+    interleaved,
     stage_at,
 )
 from pipeline.recipe import networks as recipe
+
+Section = recipe.UNet | recipe.UNetPlusPlus | recipe.MAnet
 
 
 class UpBlock(nn.Module):
     """Double the size, join skips of that size if there are any, convolve twice; attention around it if asked for."""
 
-    def __init__(
-        self, inputs: int, skip: int, outputs: int, section: recipe.UNet | recipe.UNetPlusPlus, *, stride: int
-    ) -> None:
-        """Take maps of these widths; `stride` is that of what comes out."""
+    def __init__(self, inputs: int, skip: int, outputs: int, section: Section, *, attention: str | None = None) -> None:
+        """Take maps of these widths; `skip` is that of all skips together."""
         super().__init__()
         norm = section.norm
-        join = JoinConv(
-            inputs,
-            skip,
-            outputs,
-            bias=norm == "none",
-            interpolation=section.interpolation,
-            folded=stride < SMALL_MAP_STRIDE,
-        )
-        self.conv1 = nn.Sequential(join, norms.layer(norm, outputs), activation(section.activation))
+        join = JoinConv(inputs, skip, outputs, bias=norm == "none", interpolation=section.interpolation)
+        self.conv1 = ConvBlock(join, norms.layer(norm, outputs), activation(section.activation))
         self.conv2 = conv_block(outputs, outputs, norm, section.activation)
-        self.attention1 = SCSE(inputs + skip) if section.attention and skip else None
-        self.attention2 = SCSE(outputs) if section.attention else nn.Identity()
+        self.attention1 = SCSE(inputs + skip) if attention and skip else None
+        self.attention2 = SCSE(outputs) if attention else nn.Identity()
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
         """`x` [N,inputs,h,w], skips [N,...,2h,2w] -> [N,outputs,2h,2w]."""
-        join, norm, act = self.conv1
-        out: Tensor = self.attention2(self.conv2(act(norm(join(x, *skips, attention=self.attention1)))))
+        x = x if skips else interleaved(x)
+        out: Tensor = self.attention2(self.conv2(self.conv1(x, *skips, attention=self.attention1)))
         return out
 
 
@@ -61,6 +56,7 @@ class Decoder(nn.Module):
     """
 
     stride = 1
+    spends = True
     auxiliary_weights: tuple[float, ...] = ()
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], section: recipe.UNet, classes: int) -> None:
@@ -78,20 +74,20 @@ class Decoder(nn.Module):
         skips = [0 if j is None else channels[j] for j in self.joins]
         self.center = center(channels[-1], section) if section.center else nn.Identity()
         self.blocks = nn.ModuleList(
-            UpBlock(i, s, o, section, stride=t)
-            for i, s, o, t in zip(inputs, skips, widths[:times], targets, strict=True)
+            UpBlock(i, s, o, section, attention=section.attention)
+            for i, s, o in zip(inputs, skips, widths[:times], strict=True)
         )
         self.channels = widths[times - 1] if times else channels[-1]
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Stages, shallowest first -> [N,channels,H,W]."""
-        x = self.center(features[-1])
-        for block, join in zip(self.blocks, self.joins, strict=True):
-            x = block(x) if join is None else block(x, features[join])
-        return x
+    def forward(self, features: Sequence[Tensor], *, spend: bool = False) -> Tensor:
+        """Stages, shallowest first -> [N,channels,H,W].
+
+        `spend`: `features` is a list that nobody needs afterwards; it is emptied on the way, which saves memory.
+        """
+        return climb(features, self.center, self.blocks, self.joins, spend)
 
 
-def center(channels: int, section: recipe.UNet | recipe.UNetPlusPlus) -> nn.Sequential:
+def center(channels: int, section: Section) -> nn.Sequential:
     """Two convolutions on the deepest stage."""
     return nn.Sequential(*(conv_block(channels, channels, section.norm, section.activation) for _ in range(2)))
 

@@ -1,152 +1,164 @@
-"""Encoders: any timm model that gives features at growing strides. The only file that knows timm.
-
-A model is first drawn on torch's meta device, which costs no memory and no arithmetic: that tells its stages, whether
-it takes images of any size, and which of its parameters no feature depends on.
-"""
+"""Encoders: any timm model as a list of features whose sizes are exact fractions of the image's."""
 
 from __future__ import annotations
 
-import difflib
-import functools
-import itertools
 import logging
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RecipeError
 from pipeline.model import norms
-from pipeline.model.encoders import weights
+from pipeline.model.encoders import dilation, measure, plan, pyramid, recompute, weights
+from pipeline.model.encoders.drawing import Drawing
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_DEPTH = 5
-# Models that are made for one image size take others with one of these; the first that works is used.
-_ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-
 
 class Encoder(nn.Module):
-    """The first `depth` stages of a timm model.
+    """A timm model that gives features at powers of two.
+
+    Hierarchical models give their stages. Towers (ViT, mixers and other models with blocks at one stride) give four
+    blocks at equal distances, made into a pyramid at strides 4, 8, 16, 32; patches of 14 or 7 pixels are laid 16 or 8
+    apart by shrinking the image so much. Models that take one image size only get each image resized to it.
 
     Attributes:
         name: timm's name.
         bands: channels of the input.
-        channels: width of each stage, shallowest first.
-        strides: pixels of the input per pixel of each stage, powers of two, growing.
-        stages: number of stages.
+        channels: width of each feature, shallowest first.
+        strides: pixels of the input per pixel of each feature: powers of two, growing, but for `output_stride` and
+            `flat`, where the last ones may be equal.
+        stages: number of features.
+        multiple: height and width of the input must be multiples of it.
+        num_prefix_tokens: tokens beside those of the image that `forward_tokens` gives; 0 for most.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a field of the recipe
         self,
         name: str,
         *,
         bands: int = 3,
         pretrained: bool | str = False,
         depth: int | None = None,
-        norm: Literal["batch", "group", "none"] = "batch",
+        norm: norms.Kind = "batch",
+        output_stride: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        drop_path: float = 0.0,
+        freeze: int = 0,
+        checkpointing: bool = False,
+        flat: bool = False,
     ) -> None:
-        """Build it; `norm` replaces BatchNorm where the model has any (see `pipeline.model.norms.replace`).
+        """Build it.
 
-        Models that come with another normalisation, such as ConvNeXt with LayerNorm, keep it: it does not depend on
-        the batch either.
+        Args:
+            name: a timm model, with or without the tag of its weights.
+            bands: at least 1. Pretrained weights of three bands are summed for one, repeated and scaled for others.
+            pretrained: true: timm's weights, downloaded into HF_HOME or found there (HF_HUB_OFFLINE=1 never asks the
+                network, HF_ENDPOINT names a mirror); else a weight file, a path or an s3:// URI.
+            depth: number of features, shallowest first. By default five, or six where the first is as large as the
+                image; of a tower four.
+            norm: what takes the place of BatchNorm (see `pipeline.model.norms.replace`). Models that come with another
+                normalisation, such as ConvNeXt with LayerNorm, keep it: it does not depend on the batch either.
+            output_stride: 8, 16 or 32: no feature is coarser. Stages are dilated instead.
+            image_size: build models that take one image size for this one (height, width); others ignore it.
+            drop_path: rate of stochastic depth.
+            freeze: so many stages do not learn and keep their moments, shallowest first.
+            checkpointing: keep no activations inside blocks, but compute them again for the backward pass.
+            flat: the blocks of a tower at its own stride, without a pyramid; hierarchical models ignore it.
 
         Raises:
-            RecipeError: an unknown name, a model without features at growing strides, more stages than it has, a model
-                for one image size only, or weights that cannot be had or do not fit.
+            RecipeError: an unknown name, a depth, output stride, drop path or number of bands that the model does not
+                give, or weights that cannot be had or do not fit.
         """
         super().__init__()
-        plan = _plan(name, bands, depth)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        made = plan.plan(plan.Request(name, bands, depth, flat, output_stride, size, drop_path))
         self.name, self.bands = name, bands
-        self.channels, self.strides, self.stages = plan.channels, plan.strides, len(plan.strides)
-        self.model = _create(name, plan, pretrained=pretrained is True)
-        self._channels_last_output = _channels_last_output(self.model)
-        if isinstance(pretrained, str):
-            weights.load(self.model, pretrained, _description(name), timm.models.adapt_input_conv)
-        for key, parameter in self.model.named_parameters():
-            if key in plan.unreached:
-                parameter.requires_grad_(False)
+        self.channels, self.strides, self.stages = made.channels, made.strides, len(made.strides)
+        self.multiple, self.num_prefix_tokens = made.multiple, made.prefix_tokens
+        self._size, self._scale, self._taps, self._reached = made.size, made.scale, made.taps, made.reached
+        with Drawing() as drawing:
+            self.model = _create(name, made, pretrained=pretrained is True)
+            if isinstance(pretrained, str):
+                weights.load(self.model, pretrained, plan.description(name), timm.models.adapt_input_conv)
+            self.pyramid = pyramid.Pyramid(made.levels, norm) if made.levels else None
+            drawing.finish(self)
+        dilation.apply(self.model, made.changes)
         norms.replace(self.model, norm, name)
+        if checkpointing:
+            recompute.install(self.model)
+        self.freeze(freeze)
+        if self._size:
+            logger.warning(
+                "%s takes images of %d × %d pixels only: others are resized to that inside the encoder",
+                name,
+                *self._size,
+            )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features of `x` [N,C,H,W], shallowest first, each [N,channels,H/stride,W/stride]."""
-        features: list[Tensor] = self.model(x)
-        if self._channels_last_output:
-            return [f.permute(0, 3, 1, 2) for f in features]
-        return features
+        """Features of `x` [N,C,H,W], shallowest first, each exactly [N,channels,H/stride,W/stride]."""
+        features = measure.nchw(self.model, self.model(self._fitted(x)))
+        features = self._exact(features, x)
+        return features if self.pyramid is None else self.pyramid(features)
+
+    def forward_tokens(self, x: Tensor) -> tuple[list[Tensor], list[Tensor] | None]:
+        """The features, and for each the prefix tokens [N,num_prefix_tokens,C] of its block; None if there are none."""
+        if not self.num_prefix_tokens:
+            return self(x), None
+        inner: Any = self.model.model
+        both = inner.forward_intermediates(
+            self._fitted(x),
+            indices=self.model.out_indices,
+            return_prefix_tokens=True,
+            norm=False,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+        return self._exact([f for f, _ in both], x), [tokens for _, tokens in both]
+
+    def freeze(self, stages: int) -> None:
+        """Let the first `stages` stages not learn, and all others do; what is frozen keeps its BatchNorm's moments.
+
+        With as many stages as there are the whole timm model is frozen; a tower's pyramid, which comes with no
+        pretrained weights, always learns.
+        """
+        used = self._reached[-1]
+        self._frozen = self._reached[min(stages, len(self._reached)) - 1] if stages else frozenset()
+        for name, parameter in self.model.named_parameters():
+            # What no feature depends on would never get a gradient, which plain DDP does not forgive.
+            parameter.requires_grad_(name in used and name not in self._frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As for every module, but for the BatchNorms of frozen stages: they stay as in evaluation."""
+        super().train(mode)
+        everything = self._frozen == self._reached[-1]
+        for name, module in self.model.named_modules():
+            norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if norm and (everything or f"{name}.weight" in self._frozen):
+                module.eval()
+        return self
+
+    def _fitted(self, x: Tensor) -> Tensor:
+        """The image at the size that the model takes."""
+        (p, q), (height, width) = self._scale, x.shape[-2:]
+        if self._size is not None:
+            return pyramid.resample(x, self._size)
+        return x if p == q else pyramid.resample(x, (height // q * p, width // q * p))
+
+    def _exact(self, features: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+        height, width = x.shape[-2:]
+        return [
+            f if tap.exact else pyramid.resample(f, (height // tap.stride, width // tap.stride))
+            for f, tap in zip(features, self._taps, strict=True)
+        ]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What the drawing on the meta device told."""
-
-    options: dict[str, Any]
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    unreached: frozenset[str]
-    """Parameters that no feature depends on: without a gradient, which plain DDP does not forgive."""
-
-
-@functools.lru_cache(maxsize=64)
-def _plan(name: str, bands: int, depth: int | None) -> _Plan:
-    _check_name(name)
-    # Drawing must not advance the random numbers that the real weights are drawn from.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        info: Any = _draw(name, bands, {}).feature_info
-        strides = [stage["reduction"] for stage in info.info]
-        _check_stages(name, strides, depth)
-        count = depth or min(len(strides), DEFAULT_DEPTH)
-        options: dict[str, Any] = {"in_chans": bands, "out_indices": tuple(range(count))}
-        return _probe(name, bands, tuple(strides[:count]), options)
-
-
-def _probe(name: str, bands: int, strides: tuple[int, ...], options: dict[str, Any]) -> _Plan:
-    """Run the drawing on an image that is neither square nor of the model's own size."""
-    fixed = _description(name).get("fixed_input_size", False)
-    problem: Exception | None = None
-    for extra in _ANY_SIZE if fixed else ({},):
-        try:
-            model = _draw(name, bands, {**options, **extra}).eval()
-            features = model(torch.zeros(1, bands, 2 * strides[-1], 3 * strides[-1]))
-        except Exception as error:  # whatever a foreign model raises: the name is refused below, with its words
-            if isinstance(error, RecipeError):
-                raise
-            problem = error
-            continue
-        axis = 3 if _channels_last_output(model) else 1
-        names, parameters = zip(*(x for x in model.named_parameters() if x[1].requires_grad), strict=True)
-        gradients = torch.autograd.grad(sum(f.sum() for f in features), parameters, allow_unused=True)
-        unreached = frozenset(n for n, g in zip(names, gradients, strict=True) if g is None)
-        channels = tuple(f.shape[axis] for f in features)
-        return _Plan({**options, **extra}, channels, strides, unreached)
-    raise RecipeError(
-        f"model.encoder: {name} does not take images of every size ({type(problem).__name__}: {problem})",
-        "choose an encoder without a fixed image size, such as resnet34, convnext_tiny or efficientnet_b0",
-    ) from problem
-
-
-def _description(name: str) -> dict[str, Any]:
-    """What timm says of a model: image size, names of the first convolution and the classifier."""
-    config = timm.get_pretrained_cfg(name)
-    return {} if config is None else dict(config.to_dict())
-
-
-def _draw(name: str, bands: int, options: dict[str, Any]) -> nn.Module:
+def _create(name: str, made: plan.Plan, *, pretrained: bool) -> nn.Module:
     try:
-        model: nn.Module = timm.create_model(name, features_only=True, **{"in_chans": bands, **options})
-    except (RuntimeError, NotImplementedError, AttributeError, AssertionError, KeyError) as error:
-        raise RecipeError(
-            f"model.encoder: {name} gives no features ({error})", "choose a convolutional or hierarchical encoder"
-        ) from error
-    _trim(model)
-    return model
-
-
-def _create(name: str, plan: _Plan, *, pretrained: bool) -> nn.Module:
-    try:
-        model: nn.Module = timm.create_model(name, features_only=True, pretrained=pretrained, **plan.options)
+        return plan.draw(name, made.options, pretrained=pretrained)
     except Exception as error:
         if not pretrained:
             raise
@@ -155,42 +167,3 @@ def _create(name: str, plan: _Plan, *, pretrained: bool) -> nn.Module:
             f"model.pretrained: the weights of {name} cannot be downloaded ({type(error).__name__}: {error})",
             "give the path of a local weight file, or set model.pretrained=false",
         ) from error
-    _trim(model)
-    return model
-
-
-def _trim(model: nn.Module) -> None:
-    """Drop the blocks behind the last stage used, which timm's EfficientNet and MobileNet keep and compute."""
-    used = getattr(model, "_stage_out_idx", None)
-    blocks = getattr(model, "blocks", None)
-    if isinstance(used, dict) and isinstance(blocks, nn.Sequential):
-        model.blocks = blocks[: max(used)]
-
-
-def _channels_last_output(model: nn.Module) -> bool:
-    return str(getattr(model, "output_fmt", "NCHW")).upper().endswith("NHWC")
-
-
-def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture) or any(c in name for c in "/\\:"):
-        near = difflib.get_close_matches(architecture, timm.list_models(), 3, 0.6)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them all"
-        raise RecipeError(f"model.encoder: timm has no model {name!r}", hint)
-    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise RecipeError(
-            f"model.encoder: {architecture} has no weights {tag!r}", f"it has {', '.join(tags) or 'none'}"
-        )
-
-
-def _check_stages(name: str, strides: list[int], depth: int | None) -> None:
-    if depth is not None and depth > len(strides):
-        raise RecipeError(f"model.depth: {name} has {len(strides)} stages, not {depth}", f"use 1 to {len(strides)}")
-    growing = all(a < b for a, b in itertools.pairwise(strides))
-    if not growing or any(s & (s - 1) for s in strides):
-        shown = ", ".join(map(str, strides))
-        raise RecipeError(
-            f"model.encoder: {name} gives no features at growing scales (strides {shown})",
-            "choose an encoder whose stages halve the image, such as resnet34 or convnext_tiny",
-        )

@@ -1,7 +1,8 @@
-"""Encoder weights from a local file: whatever its prefixes and classifier, say what fitted."""
+"""Encoder weights from a file: whatever its prefixes and classifier, say what fitted."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 from collections.abc import Callable, Mapping
@@ -13,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline import store
 from pipeline.errors import RecipeError
+from pipeline.uris import local_path
 
 logger = logging.getLogger(__name__)
 
-_PREFIXES = ("module.", "encoder.", "backbone.", "model.")
+_PREFIXES = ("module.", "encoder.", "backbone.", "model.", "body.")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 Adapt = Callable[[int, Tensor], Tensor]
 
@@ -30,12 +33,13 @@ def load(model: nn.Module, path: str, config: Mapping[str, Any], adapt: Adapt) -
 
     Args:
         model: what to fill.
-        path: safetensors, or a pickle that holds nothing but tensors and plain values.
+        path: safetensors, or a pickle that holds nothing but tensors and plain values; local, or s3://.
         config: timm's description of the model: names of `first_conv` and `classifier`.
         adapt: (bands, weight of the first convolution) -> that weight for so many bands.
 
     Raises:
         RecipeError: no such file, not a weight file, or nothing in it fits.
+        StorageError: the store cannot be read.
     """
     classifier = tuple(_canonical(f"{name}.") for name in _names(config.get("classifier")))
     read = {_canonical(k): v for k, v in _read(path).items()}
@@ -70,11 +74,7 @@ def _tell(path: str, total: int, missing: list[str], unused: list[str]) -> None:
 
 
 def _read(path: str) -> dict[str, Tensor]:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise RecipeError(
-            f"model.pretrained: no weight file {path}", "give the path of a file, or true for timm's own weights"
-        )
+    file = _local(path)
     try:
         loaded: Any = load_file(file) if file.suffix == ".safetensors" else _unpickle(file)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
@@ -89,6 +89,22 @@ def _read(path: str) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise RecipeError(f"model.pretrained: {path} holds a {type(loaded).__name__}, not a state dict")
     return {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+
+
+def _local(path: str) -> Path:
+    """The file itself, or a copy that lives as long as this process."""
+    with contextlib.suppress(FileNotFoundError):
+        file = Path(path).expanduser()
+        if not store.is_local(path):
+            directory, _, name = path.rpartition("/")
+            file = store.download_dir(directory, names=[name]) / name
+        elif "://" in path:
+            file = local_path(path)
+        if file.is_file():
+            return file
+    raise RecipeError(
+        f"model.pretrained: no weight file {path}", "give the path of a file, or true for timm's own weights"
+    )
 
 
 def _unpickle(file: Path) -> Any:

@@ -2,154 +2,203 @@
 
 `sums` of a batch that is divided add up to the `sums` of the whole, so that the loss and its gradient do not depend on
 the number of workers. Pixels with IGNORE are in no sum and get a gradient of exactly zero.
+
+    evidence.py, fused.py   what terms are made of: one pass over the logits
+    pixel.py, region.py, lovasz.py, distance.py, skeleton.py   the terms
+    loss.py                 their weighted sum, also over auxiliary outputs
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, get_args
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-from pipeline.data.classes import IGNORE
+from pipeline import config
 from pipeline.errors import RecipeError
-from pipeline.recipe.losses import CrossEntropy, Dice, LossTerm
+from pipeline.model.losses.distance import BoundaryTerm, HausdorffTerm
+from pipeline.model.losses.evidence import Task, Term
+from pipeline.model.losses.loss import Loss, Supervised, number, supervised
+from pipeline.model.losses.lovasz import LovaszTerm
+from pipeline.model.losses.pixel import CrossEntropyTerm, EdgeTerm, FocalTerm, HardestTerm
+from pipeline.model.losses.region import DiceTerm, GeneralisedDiceTerm, JaccardTerm, MCCTerm, TverskyTerm
+from pipeline.model.losses.skeleton import ClDiceTerm
+from pipeline.recipe import losses as sections
+from pipeline.recipe.losses import LossTerm
 
+__all__ = ["LOSSES", "Loss", "Supervised", "Task", "Term", "build", "create_loss", "supervised"]
 
-class Term(Protocol):
-    """One part of a loss."""
-
-    @property
-    def size(self) -> int:
-        """Number of sums."""
-
-    def sums(self, log_p: Tensor, mask: Tensor) -> Tensor:
-        """Sums [size] of log-probabilities [N,K,H,W] and class ids [N,H,W] (int64, IGNORE included)."""
-
-    def value(self, sums: Tensor) -> Tensor:
-        """The loss from the sums of all workers."""
-
-
-@dataclass(frozen=True)
-class CrossEntropyTerm:
-    """Cross-entropy; sums are the weighted losses and the weights."""
-
-    num_classes: int
-    class_weights: tuple[float, ...] | None = None
-    label_smoothing: float = 0.0
-    size: int = 2
-
-    def sums(self, log_p: Tensor, mask: Tensor) -> Tensor:
-        """See `Term.sums`. Smoothing as in torch: a share of the target is spread evenly over the classes."""
-        weights = log_p.new_tensor(self.class_weights or (1.0,) * self.num_classes)
-        loss = F.nll_loss(log_p, mask, weights, ignore_index=IGNORE, reduction="sum")
-        valid = mask != IGNORE
-        if self.label_smoothing:
-            spread = -torch.einsum("nkhw,k->nhw", log_p, weights)
-            even = torch.where(valid, spread, 0.0).sum() / self.num_classes
-            loss = loss + self.label_smoothing * (even - loss)
-        total = weights[mask[valid]].sum() if self.class_weights else valid.sum(dtype=torch.float32)
-        return torch.stack([loss, total])
-
-    def value(self, sums: Tensor) -> Tensor:
-        """Weighted mean; 0 where nothing is valid."""
-        loss, total = sums.unbind()
-        return loss / torch.where(total > 0, total, 1.0)
+Weights = tuple[float, ...] | None
+ALL: Final[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
+YES_NO: Final[tuple[Task, ...]] = ("binary", "multilabel")
 
 
 @dataclass(frozen=True)
-class DiceTerm:
-    """Soft Dice loss (Milletari et al. 2016); sums per class: intersection, prediction, truth."""
+class Kind:
+    """How a section becomes a term."""
 
-    num_classes: int
-    skip_absent: bool = True
-
-    @property
-    def size(self) -> int:
-        """Three sums per class."""
-        return 3 * self.num_classes
-
-    def sums(self, log_p: Tensor, mask: Tensor) -> Tensor:
-        """See `Term.sums`."""
-        p = log_p.exp()
-        # Products with 0 and 1 rather than choices: same values, and the faster way there and back.
-        classes = torch.arange(self.num_classes, device=mask.device)
-        truth = (mask[:, None] == classes[:, None, None]).to(p.dtype)
-        valid = (mask != IGNORE).to(p.dtype)
-        over = (0, 2, 3)
-        both, predicted = (p * truth).sum(over), (p * valid[:, None]).sum(over)
-        return torch.cat([both, predicted, truth.sum(over)])
-
-    def value(self, sums: Tensor) -> Tensor:
-        """1 - mean over classes of 2 |PT| / (|P| + |T|); a class that is nowhere agrees with itself."""
-        both, predicted, truth = sums.view(3, self.num_classes)
-        size = predicted + truth
-        loss = torch.where(size > 0, 1 - 2 * both / torch.where(size > 0, size, 1.0), 0.0)
-        counted = (truth > 0) if self.skip_absent else torch.ones_like(truth, dtype=torch.bool)
-        return torch.where(counted, loss, 0.0).sum() / counted.sum().clamp(min=1)
+    make: Callable[[Any, int, Task, Weights], Term]
+    """From the section, the number of channels of the logits, the task and the class weights."""
+    tasks: tuple[Task, ...] = ALL
 
 
-def _cross_entropy(section: CrossEntropy, num_classes: int) -> Term:
-    weights = section.class_weights
-    if weights is not None and len(weights) != num_classes:
-        raise RecipeError(f"loss: {len(weights)} class_weights for {num_classes} classes")
-    return CrossEntropyTerm(num_classes, None if weights is None else tuple(weights), section.label_smoothing)
+def _cross_entropy(s: sections.CrossEntropy, classes: int, task: Task, weights: Weights) -> Term:
+    return CrossEntropyTerm(weights, s.label_smoothing, every=weights or (1.0,) * classes)
 
 
-def _dice(section: Dice, num_classes: int) -> Term:
-    return DiceTerm(num_classes, skip_absent=section.absent == "skip")
+def _bce(s: sections.BCE, classes: int, task: Task, weights: Weights) -> Term:
+    return CrossEntropyTerm(weights, s.label_smoothing, _per_class(s.pos_weight, classes, "pos_weight"))
 
 
-LOSSES: dict[str, Callable[[Any, int], Term]] = {"cross_entropy": _cross_entropy, "dice": _dice}
+def _focal(s: sections.Focal, classes: int, task: Task, weights: Weights) -> Term:
+    if s.alpha is not None and task == "multiclass":
+        raise RecipeError("loss: focal has no alpha for multiclass", "use class_weights: one factor per class")
+    return FocalTerm(s.gamma, s.alpha, weights)
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A weighted sum of terms over one softmax."""
-
-    terms: tuple[Term, ...]
-    weights: tuple[float, ...]
-    names: tuple[str, ...]
-
-    def sums(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Local sums [S], float32 whatever the logits are, differentiable.
-
-        Args:
-            logits: [N,K,H,W].
-            mask: class ids [N,H,W], uint8 or another integer type, IGNORE where nothing is known.
-        """
-        with torch.autocast(logits.device.type, enabled=False):
-            log_p = torch.log_softmax(logits.float(), 1)
-            target = mask.long()
-            return torch.cat([term.sums(log_p, target) for term in self.terms])
-
-    def value(self, sums: Tensor) -> Tensor:
-        """The loss, a scalar, from the sums of all workers."""
-        return torch.stack([w * v for w, v in zip(self.weights, self._values(sums), strict=True)]).sum()
-
-    def parts(self, sums: Tensor) -> dict[str, float]:
-        """Each term's own loss, without its weight, by its kind; a second of a kind is numbered."""
-        return {name: float(value) for name, value in zip(self.names, self._values(sums.detach()), strict=True)}
-
-    def _values(self, sums: Tensor) -> list[Tensor]:
-        pieces = torch.split(sums, [term.size for term in self.terms])
-        return [term.value(piece) for term, piece in zip(self.terms, pieces, strict=True)]
+def _ohem(s: sections.OHEM, classes: int, task: Task, weights: Weights) -> Term:
+    return HardestTerm(s.share, s.threshold, s.min_kept, weights)
 
 
-def build(terms: Sequence[LossTerm], num_classes: int) -> Loss:
+def _edge(s: sections.EdgeCrossEntropy, classes: int, task: Task, weights: Weights) -> Term:
+    return EdgeTerm(s.w0, s.sigma, weights)
+
+
+def _dice(s: sections.Dice, classes: int, task: Task, weights: Weights) -> Term:
+    return DiceTerm(classes, s.absent == "skip", s.smooth, weights)
+
+
+def _jaccard(s: sections.Jaccard, classes: int, task: Task, weights: Weights) -> Term:
+    return JaccardTerm(classes, s.absent == "skip", s.smooth, weights)
+
+
+def _generalised_dice(s: sections.GeneralisedDice, classes: int, task: Task, weights: Weights) -> Term:
+    return GeneralisedDiceTerm(classes, s.absent == "skip", s.smooth, weights, s.power)
+
+
+def _tversky(s: sections.Tversky, classes: int, task: Task, weights: Weights) -> Term:
+    return TverskyTerm(classes, s.absent == "skip", s.smooth, weights, s.alpha, s.beta)
+
+
+def _focal_tversky(s: sections.FocalTversky, classes: int, task: Task, weights: Weights) -> Term:
+    power = 1 / s.gamma
+    return TverskyTerm(classes, s.absent == "skip", s.smooth, weights, s.alpha, s.beta, power)
+
+
+def _mcc(s: sections.MCC, classes: int, task: Task, weights: Weights) -> Term:
+    return MCCTerm(classes, class_weights=weights)
+
+
+def _lovasz(s: sections.Lovasz, classes: int, task: Task, weights: Weights) -> Term:
+    hinge = task != "multiclass"
+    return LovaszTerm(s.absent == "skip" if s.absent else not hinge, hinge, weights)
+
+
+def _boundary(s: sections.Boundary, classes: int, task: Task, weights: Weights) -> Term:
+    return BoundaryTerm(weights)
+
+
+def _hausdorff(s: sections.Hausdorff, classes: int, task: Task, weights: Weights) -> Term:
+    return HausdorffTerm(s.alpha, weights)
+
+
+def _cldice(s: sections.ClDice, classes: int, task: Task, weights: Weights) -> Term:
+    return ClDiceTerm(classes, s.iterations, s.smooth, s.absent == "skip", weights)
+
+
+LOSSES: Final[dict[str, Kind]] = {
+    "cross_entropy": Kind(_cross_entropy, ("multiclass",)),
+    "bce": Kind(_bce, YES_NO),
+    "focal": Kind(_focal),
+    "ohem": Kind(_ohem),
+    "edge_cross_entropy": Kind(_edge),
+    "dice": Kind(_dice),
+    "jaccard": Kind(_jaccard),
+    "generalised_dice": Kind(_generalised_dice),
+    "tversky": Kind(_tversky),
+    "focal_tversky": Kind(_focal_tversky),
+    "mcc": Kind(_mcc),
+    "lovasz": Kind(_lovasz),
+    "boundary": Kind(_boundary),
+    "hausdorff": Kind(_hausdorff),
+    "cldice": Kind(_cldice),
+}
+
+
+def build(terms: Sequence[LossTerm], num_classes: int, *, task: Task = "multiclass") -> Loss:
     """The loss that a recipe's `loss` describes.
 
+    Args:
+        terms: sections of `pipeline.recipe.losses`.
+        num_classes: channels of the logits; 1 for binary.
+        task: multiclass (mask of class ids [N,H,W]), binary (logits [N,1,H,W], mask of 0 and 1 [N,H,W]) or multilabel
+            (mask of 0 and 1 [N,K,H,W]); all with IGNORE (255) where nothing is known.
+
     Raises:
-        RecipeError: class weights for another number of classes.
+        RecipeError: a term that is not for the task, class weights for another number of classes, or no term.
     """
-    made = tuple(LOSSES[t.kind](t, num_classes) for t in terms)
-    seen: Counter[str] = Counter()
-    names = []
+    if task not in ALL:
+        raise RecipeError(f"no task {task!r}", _near(task, ALL))
+    if not terms:
+        raise RecipeError("a loss needs at least one term")
+    if task == "binary" and num_classes != 1:
+        raise RecipeError(f"the task binary has one channel, not {num_classes}", "for more, multiclass or multilabel")
+    if not 1 <= num_classes <= 255:
+        raise RecipeError(f"num_classes is {num_classes}, not within 1..255")
+    made = []
     for term in terms:
-        seen[term.kind] += 1
-        names.append(term.kind if seen[term.kind] == 1 else f"{term.kind}_{seen[term.kind]}")
-    return Loss(made, tuple(t.weight for t in terms), tuple(names))
+        kind = LOSSES[term.kind]
+        if task not in kind.tasks:
+            fitting = ", ".join(name for name, other in LOSSES.items() if task in other.tasks)
+            raise RecipeError(f"loss: {term.kind} is for {' and '.join(kind.tasks)}, not {task}", f"use {fitting}")
+        weights = _per_class(term.class_weights, num_classes, "class_weights")
+        made.append(kind.make(term, num_classes, task, weights))
+    return Loss(tuple(made), tuple(t.weight for t in terms), number([t.kind for t in terms]), num_classes, task)
+
+
+def create_loss(
+    terms: str | LossTerm | Sequence[str | LossTerm | Mapping[str, Any]],
+    num_classes: int,
+    *,
+    task: Task = "multiclass",
+    **options: Any,
+) -> Loss:
+    """A loss for other people's loops: `create_loss("focal", 4, gamma=2.0)(logits, mask)`.
+
+    Args:
+        terms: a kind of loss, or several kinds, sections or mappings such as `{"kind": "dice", "weight": 2}`.
+        num_classes: channels of the logits; 1 for binary.
+        task: see `build`.
+        options: fields of the section, where `terms` is one kind.
+
+    Raises:
+        RecipeError: an unknown kind or option, or as `build`.
+    """
+    if isinstance(terms, str):
+        return build([_section({**options, "kind": terms})], num_classes, task=task)
+    if options:
+        raise RecipeError("options go with a single kind", "give several as mappings: {'kind': 'dice', 'weight': 2}")
+    listed = [terms] if isinstance(terms, config.Section) else terms
+    made = [_section({"kind": t} if isinstance(t, str) else t) if isinstance(t, str | Mapping) else t for t in listed]
+    return build(made, num_classes, task=task)
+
+
+def _section(fields: Mapping[str, Any]) -> LossTerm:
+    by_kind = dict(zip(LOSSES, get_args(get_args(LossTerm)[0]), strict=True))
+    kind = str(fields.get("kind"))
+    if kind not in by_kind:
+        raise RecipeError(f"no loss {kind!r}", _near(kind, by_kind))
+    section: LossTerm = config.validate(by_kind[kind], fields, f"loss {kind}")
+    return section
+
+
+def _near(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, 1, 0.4)
+    return (f"did you mean {near[0]}? " if near else "") + f"known are {', '.join(known)}"
+
+
+def _per_class(values: Sequence[float] | None, classes: int, name: str) -> Weights:
+    if values is not None and len(values) != classes:
+        raise RecipeError(f"loss: {len(values)} {name} for {classes} classes")
+    return None if values is None else tuple(float(v) for v in values)

@@ -1,0 +1,78 @@
+"""clDice (Shit et al. 2021): how much of each centre line lies in the other, for roads, rivers and vessels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.model.losses.evidence import Evidence
+from pipeline.model.losses.weighing import mean_over_classes
+
+
+@dataclass(frozen=True)
+class ClDiceTerm:
+    """Sums per class: skeleton of the prediction in the truth and alone, of the truth in the prediction and alone,
+    and the number of the class's and of all valid pixels."""
+
+    classes: int
+    iterations: int = 3
+    smooth: float = 1.0
+    skip_absent: bool = True
+    class_weights: tuple[float, ...] | None = None
+    regions: ClassVar[bool] = False
+    spreads: ClassVar[tuple[tuple[float, ...], ...]] = ()
+
+    @property
+    def size(self) -> int:
+        """Six sums per class."""
+        return 6 * self.classes
+
+    def sums(self, evidence: Evidence) -> Tensor:
+        """See `Term.sums`. What is IGNORE counts as not of the class when the skeletons are made."""
+        v, truth = evidence.channels_known, evidence.truth
+        p = evidence.p * evidence.channels_valid
+        with torch.no_grad():
+            true_line = soft_skeleton(truth, self.iterations)
+        line = soft_skeleton(p, self.iterations)
+        parts = [line * truth * v, line * v, true_line * p * v, true_line * v, truth * v, v.expand_as(truth)]
+        return torch.cat([part.sum((0, 2, 3)) for part in parts])
+
+    def value(self, sums: Tensor) -> Tensor:
+        """1 - mean over classes of 2 PS / (P + S), P and S the shares of the lines that lie in the other's region."""
+        right, line, found, true_line, truth, pixels = sums.view(6, self.classes)
+        precision, sensitivity = self._share(right, line), self._share(found, true_line)
+        total = precision + sensitivity
+        agreement = 2 * precision * sensitivity / torch.where(total > 0, total, 1.0)
+        counted = truth > 0 if self.skip_absent else pixels > 0
+        return mean_over_classes(1 - agreement, counted, self.class_weights)
+
+    def _share(self, part: Tensor, whole: Tensor) -> Tensor:
+        whole = whole + self.smooth
+        return torch.where(whole > 0, (part + self.smooth) / torch.where(whole > 0, whole, 1.0), 1.0)
+
+
+def soft_skeleton(image: Tensor, iterations: int) -> Tensor:
+    """Soft skeleton of `image` [N,K,H,W] in 0..1: what openings with a growing cross remove, taken together."""
+    opened = _dilate(_erode(image))
+    skeleton = F.relu(image - opened)
+    for _ in range(iterations):
+        image = _erode(image)
+        removed = F.relu(image - _dilate(_erode(image)))
+        skeleton = skeleton + F.relu(removed - skeleton * removed)
+    return skeleton
+
+
+def _erode(image: Tensor) -> Tensor:
+    """Smallest of a pixel and its four neighbours."""
+    upright = -F.max_pool2d(-image, (3, 1), 1, (1, 0))
+    level = -F.max_pool2d(-image, (1, 3), 1, (0, 1))
+    return torch.minimum(upright, level)
+
+
+def _dilate(image: Tensor) -> Tensor:
+    """Largest of a pixel and its eight neighbours."""
+    return F.max_pool2d(image, 3, 1, 1)
