@@ -42,6 +42,10 @@ bench: setup
 	$(BIN)/python -m bench.loop
 	$(BIN)/python -m bench.feed
 	$(BIN)/python -m bench.start
+	$(BIN)/python -m bench.metrics
+	$(BIN)/python -m bench.losses
+	$(BIN)/python -m bench.models
+	$(BIN)/python -m bench.optimised
 
 clean:
 	rm -rf $(VENV) demo runs

@@ -116,6 +116,26 @@ def test_a_bundle_knows_where_it_comes_from(scenes, tmp_path):
     assert logits.shape == (1, 2, 50, 70)
 
 
+def test_heads_that_help_learn_along_and_the_bundle_predicts_without_them(scenes, tmp_path):
+    helped = {
+        "model.kind": "unetplusplus",
+        "model.deep_supervision": 0.5,
+        "model.auxiliary": {"stage": -1, "channels": 8},
+        "model.aux": {"weight": 0.1},
+    }
+    made = fit(recipe_in(scenes, tmp_path, **helped))
+    first, last = rows(made)[0], rows(made)[-1]
+    terms = ("cross_entropy", "dice")
+    extra = [f"loss.auxiliary_{n}.{term}" for n in (1, 2, 3, 4) for term in terms]
+    assert {"loss.labels", *extra} <= first.keys()
+    # The weights: deep supervision shared by three nodes, the head on a stage, the head for labels.
+    shares = {"": 1.0, **{f"auxiliary_{n}.": 0.5 / 3 for n in (1, 2, 3)}, "auxiliary_4.": 0.4}
+    total = sum(w * first[f"loss.{name}{term}"] for name, w in shares.items() for term in terms)
+    assert first["loss"] == pytest.approx(total + 0.1 * first["loss.labels"], rel=1e-5)
+    assert 0 < last["val.miou"] < 1
+    assert bundle.load(made.uri).network(torch.zeros(1, 3, 50, 70)).shape == (1, 2, 50, 70)
+
+
 def test_a_finished_run_is_not_repeated_unless_told(scenes, tmp_path):
     recipe = recipe_in(scenes, tmp_path, **{"train.steps": 2})
     first = fit(recipe)
