@@ -19,6 +19,7 @@ from typing import Any
 import pipeline
 from pipeline import config, log, store
 from pipeline.errors import PipelineError
+from pipeline.model import commands
 from pipeline.recipe import Recipe
 from pipeline.world import World
 
@@ -231,6 +232,11 @@ def _parser() -> argparse.ArgumentParser:
     _verb(recipes, "show", _recipe_show, "the resolved recipe with the origin of each value", recipe=True)
     schema = _verb(recipes, "schema", _recipe_schema, "JSON Schema, for completion in editors", recipe=False)
     schema.add_argument("recipe", nargs="?", help="not needed; the schema is the same for all recipes")
+
+    models = verbs.add_parser("models", help="look at the shelf of networks")
+    below = models.add_subparsers(metavar="list|show|export", required=True)
+    for command in commands.MODELS:
+        command.arguments(_verb(below, command.name, command.run, command.text, recipe=False))
 
     submit = _verb(verbs, "submit", _submit, "run a verb as a job on a Ray cluster", recipe=False)
     submit.add_argument("verb", choices=["index", "train", "evaluate", "promote", "tune"])

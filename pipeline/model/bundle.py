@@ -27,6 +27,7 @@ from pipeline import store
 from pipeline.data.classes import Classes
 from pipeline.data.moments import Statistics
 from pipeline.errors import BundleError, StorageError
+from pipeline.model import optimise
 from pipeline.model.networks import Network, build
 from pipeline.recipe import Predict
 from pipeline.recipe import networks as sections
@@ -233,6 +234,14 @@ class Bundle:
                 "the bundle was made with another version of segpipe or timm; install that version",
             ) from error
         return network.to(memory_format=torch.channels_last).eval()
+
+    def optimised(self, *, precision: optimise.Precision = "auto") -> Network:
+        """A copy of the network made for prediction on this processor; see `pipeline.model.optimise`.
+
+        Raises:
+            BundleError: the weights are missing or belong to another network.
+        """
+        return optimise.optimised(self.network, precision=precision)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the network: processes that get a bundle read its weights themselves."""

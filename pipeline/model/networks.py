@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import torch
@@ -99,6 +100,17 @@ class Network(nn.Module):
         self.mean.copy_(torch.tensor(mean, dtype=torch.float64).view_as(self.mean))
         scale = torch.tensor(std, dtype=torch.float64).view_as(self.std)
         self.std.copy_(torch.where(scale > 0, scale, 1.0))
+
+    def save(self, uri: str | Path) -> None:
+        """Write the network alone to a directory or s3:// prefix, for `pipeline.load_model`.
+
+        Raises:
+            BundleError: its layers are not those that its section describes.
+            StorageError: it cannot be written.
+        """
+        from pipeline.model import folder  # which builds networks
+
+        folder.save(self, uri)
 
     def forward(self, image: Tensor) -> Tensor | Outputs:
         """Logits [N,K,H,W] of raw pixels [N,C,H,W] of any integer or float type and any size.

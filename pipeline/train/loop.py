@@ -112,7 +112,9 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another room
     return Outcome(section.steps, start, tuple(ledger.losses), ledger.scores)
 
 
-def _step(job: Job, state: State, loss: Loss | Supervised, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def _step(
+    job: Job, state: State, loss: Loss | Supervised, batch: Batch, step: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """One update. Returns the loss, its sums over the global batch and the gradient's norm, all on the device."""
     torch.manual_seed(_seed(job.seed, step, state.world.rank))
     image = _to_device(batch.image, state.device).contiguous(memory_format=state.layout)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed as dist
 from torch import nn
 
 from pipeline import metrics
@@ -46,17 +45,11 @@ class Validation:
         Raises:
             DataError: a scene cannot be read.
         """
-        counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64)
+        tally = metrics.Tally(len(self.classes))
         for images, masks in _groups(self._chips(), self.batch):
             logits = network(torch.from_numpy(np.stack(images)).to(self.device))
-            prediction = metrics.predict_classes(logits)
-            truth = torch.from_numpy(np.stack(masks)).to(self.device)
-            counts += metrics.confusion(prediction, truth, len(self.classes)).cpu()
-        if self.world.size > 1:
-            shared = counts.to(self.device)
-            dist.all_reduce(shared)
-            counts = shared.cpu()
-        return metrics.scores(counts, self.classes.names)
+            tally.update(logits, torch.from_numpy(np.stack(masks)).to(self.device))
+        return metrics.scores(tally.over_ranks().confusion, self.classes.names)
 
     def _chips(self) -> Iterator[Chip]:
         """This rank's chips, read ahead by threads."""

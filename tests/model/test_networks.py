@@ -13,7 +13,7 @@ from pipeline.errors import RecipeError, SceneError
 from pipeline.model.networks import NETWORKS, create_model
 from pipeline.model.outputs import Outputs
 from pipeline.recipe import Recipe
-from pipeline.recipe.networks import Norm, UNet, UNet2015
+from pipeline.recipe.networks import Norm, UNet
 from tests.model.families import CASES, HELPED, NARROW, SUPERVISED, network, pixels
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm

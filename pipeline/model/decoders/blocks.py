@@ -237,14 +237,14 @@ class ConcatConv(nn.Conv2d):
     concatenated, neither in passing nor for the way back. With a kernel of 1×1 all but the first map may be of one
     pixel, which then counts for all."""
 
-    def forward(self, *maps: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, *maps: Tensor) -> Tensor:
         """Maps [N,...,H,W], whose channels add up -> [N,outputs,H,W]."""
         return self.convolve(self.weight, self.bias, *maps)
 
     def convolve(self, weight: Tensor, bias: Tensor | None, *maps: Tensor) -> Tensor:
         """The same with another kernel of the same shape."""
         first, *rest = torch.split(weight, [m.shape[1] for m in maps], 1)
-        out = self._conv_forward(maps[0], first, bias)
+        out: Tensor = self._conv_forward(maps[0], first, bias)
         for m, kernel in zip(maps[1:], rest, strict=True):
             out += self._conv_forward(m, kernel, None)
         return out
@@ -272,15 +272,14 @@ class SeparableConv(nn.Sequential):
         initialise(pointwise)
         super().__init__(depthwise, pointwise)
 
-    def forward(self, *maps: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, *maps: Tensor) -> Tensor:
         """Maps [N,...,H,W], whose channels add up -> [N,outputs,H,W]."""
         depthwise, pointwise = self
         assert isinstance(depthwise, nn.Conv2d)
-        keeps = {"padding": depthwise.padding, "dilation": depthwise.dilation}
+        reach = depthwise.dilation  # 3×3: the padding that keeps the size
         kernels = torch.split(depthwise.weight, [m.shape[1] for m in maps])
         alone = (
-            F.conv2d(m, kernel, None, groups=m.shape[1], **keeps)  # type: ignore[arg-type]
-            for m, kernel in zip(maps, kernels, strict=True)
+            F.conv2d(m, kernel, None, 1, reach, reach, m.shape[1]) for m, kernel in zip(maps, kernels, strict=True)
         )
         out: Tensor = pointwise(*alone)
         return out
@@ -296,7 +295,7 @@ class SeparableBlock(nn.Sequential):
         conv = SeparableConv(inputs, outputs, bias=norm == "none", dilation=dilation)
         super().__init__(conv, norms.layer(norm, outputs), activation(act))
 
-    def forward(self, *maps: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, *maps: Tensor) -> Tensor:
         """Maps [N,...,H,W], whose channels add up -> [N,outputs,H,W]."""
         conv, norm, act = self
         out: Tensor = act(norm(conv(*maps)))

@@ -28,14 +28,26 @@ Section = recipe.UNet | recipe.UNetPlusPlus | recipe.MAnet
 class UpBlock(nn.Module):
     """Double the size, join skips of that size if there are any, convolve twice; attention around it if asked for."""
 
-    def __init__(self, inputs: int, skip: int, outputs: int, section: Section, *, attention: str | None = None) -> None:
-        """Take maps of these widths; `skip` is that of all skips together."""
+    def __init__(
+        self,
+        inputs: int,
+        skip: int,
+        outputs: int,
+        section: Section,
+        *,
+        attention: str | None = None,
+        alone: bool = False,
+    ) -> None:
+        """Take maps of these widths; `skip` is that of all skips together.
+
+        `alone`: attention comes before the first convolution even where nothing is joined.
+        """
         super().__init__()
         norm = section.norm
         join = JoinConv(inputs, skip, outputs, bias=norm == "none", interpolation=section.interpolation)
         self.conv1 = ConvBlock(join, norms.layer(norm, outputs), activation(section.activation))
         self.conv2 = conv_block(outputs, outputs, norm, section.activation)
-        self.attention1 = SCSE(inputs + skip) if attention and skip else None
+        self.attention1 = SCSE(inputs + skip) if attention and (skip or alone) else None
         self.attention2 = SCSE(outputs) if attention else nn.Identity()
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
@@ -74,8 +86,8 @@ class Decoder(nn.Module):
         skips = [0 if j is None else channels[j] for j in self.joins]
         self.center = center(channels[-1], section) if section.center else nn.Identity()
         self.blocks = nn.ModuleList(
-            UpBlock(i, s, o, section, attention=section.attention)
-            for i, s, o in zip(inputs, skips, widths[:times], strict=True)
+            UpBlock(i, s, o, section, attention=section.attention, alone=joins_nothing(section, strides, t))
+            for i, s, o, t in zip(inputs, skips, widths[:times], targets, strict=True)
         )
         self.channels = widths[times - 1] if times else channels[-1]
 
@@ -85,6 +97,11 @@ class Decoder(nn.Module):
         `spend`: `features` is a list that nobody needs afterwards; it is emptied on the way, which saves memory.
         """
         return climb(features, self.center, self.blocks, self.joins, spend)
+
+
+def joins_nothing(section: Section, strides: Sequence[int], target: int) -> bool:
+    """Whether SMP joins a skip of no channels at this stride: to its attention that is a skip all the same."""
+    return section.compat == "smp" and target == 2 and strides[0] == 4
 
 
 def center(channels: int, section: Section) -> nn.Sequential:

@@ -63,7 +63,11 @@ class Decoder(nn.Module):
             inner = widths[beside[-1]] if beside else 0
             widths.setdefault(name, inner)
             skip = sum(widths[key] for key in beside)
-            self.blocks[name] = unet.UpBlock(widths[below], skip, widths[name], section, attention=section.attention)
+            stride = strides[-1] >> int(name.rpartition("_")[2]) + 1
+            alone = unet.joins_nothing(section, strides, stride)
+            self.blocks[name] = unet.UpBlock(
+                widths[below], skip, widths[name], section, attention=section.attention, alone=alone
+            )
         self.done = last_readings(self.nodes)
         self.channels = widths[self.nodes[-1].name if self.nodes else _CENTER]
         self.auxiliary_weights: tuple[float, ...] = ()

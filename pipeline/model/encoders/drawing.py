@@ -18,6 +18,7 @@ _ARITHMETIC: Final = frozenset({"add_", "sub_", "mul_", "div_", "clamp_", "erfin
 # What looks at a tensor from outside: building calls these all the time.
 _HARMLESS: Final = frozenset({"__get__", "__set__", "_set_grad_enabled", "dim", "size", "numel", "is_contiguous"})
 _LARGE: Final = 1 << 14  # elements that are worth a thread
+_SKETCHED: Final = frozenset({"batch_norm", "layer_norm", "group_norm", "linear"})
 _Call = tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]
 
 
@@ -52,6 +53,8 @@ class Drawing(TorchFunctionMode):
                 if place in self._waiting:
                     self._waiting[place].append((func, args, kwargs))
                     return target
+            if name == "copy_" and _whole(args[0]):
+                self._waiting.pop(_place(args[0]), None)
             self._settle(_tensors((*args, *kwargs.values())))
         return func(*args, **kwargs)
 
@@ -83,14 +86,33 @@ class Drawing(TorchFunctionMode):
 
 
 class Sketch(TorchFunctionMode):
-    """While it is active, tensors of the meta device are not initialised: they have no values."""
+    """While it is active, tensors of the meta device are not initialised, and running a model on them is quick.
+
+    They have no values; what counts are shapes and what depends on what. torch works those out for normalisations and
+    linear layers by going through all of their arithmetic, which takes longer than everything else together.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        target = _target(getattr(func, "__name__", ""), args, kwargs)
+        name = getattr(func, "__name__", "")
+        if name in _SKETCHED and args and args[0].is_meta:
+            with torch._C.DisableTorchFunction():
+                shape = list(args[0].shape)
+                if name == "linear":
+                    shape[-1] = (args[1] if len(args) > 1 else kwargs["weight"]).shape[0]
+                return _Dependent.apply(shape, *args, *kwargs.values())
+        target = _target(name, args, kwargs)
         return func(*args, **kwargs) if target is None or not target.is_meta else target
+
+
+class _Dependent(torch.autograd.Function):
+    """A tensor of some shape that depends on those given, and on no more."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: Sequence[int], x: Tensor, *others: Any) -> Tensor:
+        return x.new_empty(shape)
 
 
 def _target(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -98,13 +120,17 @@ def _target(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor
     if name not in _FILLS and name not in _ARITHMETIC:
         return None
     target, *others = (*args, *kwargs.values())
-    whole = (
+    plain = _whole(target) and not any(isinstance(x, (Tensor, torch.Generator)) for x in others)
+    return target if plain else None
+
+
+def _whole(target: Any) -> bool:
+    """It is all there is in its memory."""
+    return (
         isinstance(target, Tensor)
         and target.layout == torch.strided
         and target.numel() * target.element_size() == target.untyped_storage().nbytes()
     )
-    plain = whole and not any(isinstance(x, (Tensor, torch.Generator)) for x in others)
-    return target if plain else None
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:

@@ -23,8 +23,6 @@ OUTPUT_STRIDES: Final = (8, 16, 32)
 _MOST_STAGES: Final = 5  # by default; one more where the first is as large as the image
 _FEWEST_STRIDES: Final = 3  # a model with fewer is a tower
 _LEVELS: Final = 4  # of a tower's pyramid
-# Models that are made for one image size take others with one of these; the first that works is used.
-_ANY_SIZE: Final[tuple[dict[str, bool], ...]] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 @dataclass(frozen=True)
@@ -164,13 +162,23 @@ def _find(request: Request) -> Plan:
 
 def _ways(request: Request) -> Iterator[tuple[dict[str, Any], Size | None]]:
     """(options, the one size or None) to try in turn: images of every size, of the size wanted, of the model's."""
-    config = description(request.name)
-    for extra in _ANY_SIZE if config.get("fixed_input_size") else ({},):
-        yield dict(extra), None
+    built = {"img_size": request.image_size}
+    if not description(request.name).get("fixed_input_size"):
+        yield {}, None
+    else:
+        yield {"dynamic_img_size": True}, None
+        yield {"strict_img_size": False}, None
+        if request.image_size:
+            yield built, None  # windows of a share of that size
+        yield {}, None
     if request.image_size:
-        yield {"img_size": request.image_size}, request.image_size
-    _, height, width = config.get("input_size") or (3, 224, 224)
-    yield {}, (height, width)
+        yield built, request.image_size
+    yield {}, _made_for(request)
+
+
+def _made_for(request: Request) -> Size:
+    _, height, width = description(request.name).get("input_size") or (3, 224, 224)
+    return height, width
 
 
 def _probe(request: Request, extra: dict[str, Any], size: Size | None) -> Plan:
@@ -188,9 +196,9 @@ def _probe(request: Request, extra: dict[str, Any], size: Size | None) -> Plan:
     image = measure.Image(request.bands, size, (1, 1) if size else scale)
     limit = request.output_stride
     if limit and kind != "flat" and taps[-1].stride > limit:
-        measured, options, changes = _held(request, options, model, image, taps)
+        measured, options, changes = _held(request, kind, options, model, image, taps)
     else:
-        measured, changes = _measured(request, model, image, taps)
+        measured, changes = _measured(request, kind, model, image, taps)
     levels: tuple[pyramid.Level, ...] = ()
     if kind == "flat" and not request.flat:
         levels = pyramid.levels([(t.channels, t.stride) for t in measured.taps], request.depth or _LEVELS, limit)
@@ -238,15 +246,18 @@ def _scale(strides: Sequence[int]) -> Size:
 
 
 def _measured(
-    request: Request, model: nn.Module, image: measure.Image, taps: tuple[measure.Tap, ...]
+    request: Request, kind: Kind, model: nn.Module, image: measure.Image, taps: tuple[measure.Tap, ...]
 ) -> tuple[measure.Measured, dict[str, dilation.Change]]:
     """Features of the model as it is; padded at the edges where that makes their sizes exact."""
     deepest = taps[-1].stride
     if image.size:
         return measure.run(model, image, taps, deepest), {}
-    whole = math.lcm(deepest, (description(request.name).get("input_size") or (3, 224, 224))[1])
-    # Attention in windows wants whole windows: more than one pixel of the deepest stage, or what it was made for.
-    as_is = measure.first(model, image, taps, dict.fromkeys([*(deepest << i for i in range(4)), whole]))
+    multiples = [deepest, 2 * deepest]
+    if kind != "flat":
+        # Attention in windows wants whole windows, and the size that the model is made for is a number of them.
+        windows = math.lcm(deepest, *(request.image_size or _made_for(request)))
+        multiples = [1 << i for i in range(9) if deepest <= 1 << i] + [windows]
+    as_is = measure.first(model, image, taps, dict.fromkeys(multiples))
     if as_is.exact or taps[0].stride > 2:
         return as_is.measured(), {}
     changes = dilation.padded(model)
@@ -262,7 +273,12 @@ _Found = tuple[measure.Measured, dict[str, Any], dict[str, dilation.Change]]
 
 
 def _held(
-    request: Request, options: dict[str, Any], model: nn.Module, image: measure.Image, taps: tuple[measure.Tap, ...]
+    request: Request,
+    kind: Kind,
+    options: dict[str, Any],
+    model: nn.Module,
+    image: measure.Image,
+    taps: tuple[measure.Tap, ...],
 ) -> _Found:
     """Features no coarser than the output stride, by timm's own option or else by changing layers."""
     limit = request.output_stride or taps[-1].stride
@@ -274,7 +290,7 @@ def _held(
         return measure.first(draw(request.name, own), image, wanted, multiples).measured(), own, {}
 
     def by_layers() -> _Found:
-        before, padded = _measured(request, model, image, taps)  # it must work as it is, and may need padding
+        before, padded = _measured(request, kind, model, image, taps)  # it must work as it is, and may need padding
         # Layers behind features that are fine enough stay, such as those that shrink the keys of attention.
         fine = [names for tap, names in zip(taps, before.reached, strict=True) if tap.stride <= limit]
         held = dilation.held(model, image.of(4 * taps[-1].stride), limit, fine[-1] if fine else frozenset())

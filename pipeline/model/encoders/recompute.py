@@ -25,7 +25,7 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
 def install(model: nn.Module) -> None:
     """Let the blocks of `model` forget their activations while it trains (Chen et al. 2016); names stay the same."""
-    for block in blocks(model):
+    for block in blocks(model) or [model]:
         block.forward = _Recomputed(block)
 
 

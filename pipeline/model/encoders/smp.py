@@ -125,7 +125,7 @@ class SMPEncoder(nn.Module):
         self.channels, self.multiple = source.channels[:count], limit
         self.strides = tuple(min(stride, limit) for stride in source.strides[:count])
         deeper = nn.ModuleList(_sequence(stage) for stage in stages[count:])
-        self._deeper = frozenset(self._smp_key(f"steps.{key}") for key in deeper.state_dict())
+        self._deeper = frozenset(self.smp_key_of(f"steps.{key}") for key in deeper.state_dict())
         self.steps[:freeze].requires_grad_(False)
         if checkpointing:
             recompute.install(self)
@@ -152,14 +152,15 @@ class SMPEncoder(nn.Module):
     def find(self, keys: Iterable[str]) -> dict[str, str]:
         """Our keys of the state dict -> SMP's, of those that are among `keys` (without `encoder.`)."""
         given = set(keys)
-        names = {key: self._smp_key(key) for key in self.state_dict()}
+        names = {key: self.smp_key_of(key) for key in self.state_dict()}
         return {ours: theirs for ours, theirs in names.items() if theirs in given}
 
     def is_spare(self, key: str) -> bool:
         """Whether SMP's encoder has this tensor (without `encoder.`) and no feature depends on it."""
         return key in self._deeper or _BEHIND.fullmatch(key) is not None
 
-    def _smp_key(self, key: str) -> str:
+    def smp_key_of(self, key: str) -> str:
+        """SMP's name (without `encoder.`) of one of our tensors."""
         _, _, child, rest = key.split(".", 3)
         return smp_key(self.name, f"{self._paths[child]}.{rest}")
 
@@ -214,6 +215,10 @@ class TimmEncoder(Encoder):
         given = {_plain(key): key for key in keys}
         return {ours: given[_plain(ours)] for ours in self.state_dict() if _plain(ours) in given}
 
+    def smp_key_of(self, key: str) -> str:
+        """SMP's name (without `encoder.`) of one of our tensors."""
+        return f"model.{_plain(key)}"
+
     def is_spare(self, key: str) -> bool:
         """Whether timm's whole model has this tensor, though no feature depends on it."""
         return _plain(key) in _whole(self.name.removeprefix(_TIMM))
@@ -237,7 +242,8 @@ def _sequence(stage: dict[str, nn.Module]) -> nn.Sequential:
 def _source(name: str) -> Source:
     if name not in ENCODERS:
         near = difflib.get_close_matches(name, ENCODERS, 3, 0.6)
-        hint = f"did you mean {' or '.join(near)}?" if near else "it has tu- before timm's names"
+        hint = f"timm's are {_TIMM}{name}" if timm.is_model(name.partition(".")[0]) else ""
+        hint = f"did you mean {' or '.join(near)}?" if near else hint
         raise RecipeError(f"model.encoder: SMP has no encoder {name!r}", hint)
     return ENCODERS[name]
 

@@ -41,7 +41,7 @@ class Term(Protocol):
 
     @property
     def regions(self) -> bool:
-        """Whether `sums` reads `Evidence.regions`."""
+        """Whether `sums` reads `Evidence.regions`, and nothing else."""
 
     @property
     def spreads(self) -> tuple[tuple[float, ...], ...]:
@@ -68,6 +68,7 @@ class Evidence:
         self.task = task
         self.dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         self._regions = any(term.regions for term in terms)
+        self._pixels = not terms or any(not term.regions for term in terms)
         self._spreads = sorted({row for term in terms for row in term.spreads})
 
     @property
@@ -168,7 +169,15 @@ class Evidence:
     @once
     def _pass(self) -> Softmax:
         rows = torch.tensor(self._spreads, dtype=self.dtype, device=self.logits.device).view(-1, self.classes)
-        return softmax_pass(self.logits, self.mask, self.weights, spreads=rows, regions=self._regions, dtype=self.dtype)
+        return softmax_pass(
+            self.logits,
+            self.mask,
+            self.weights,
+            spreads=rows,
+            pixels=self._pixels,
+            regions=self._regions,
+            dtype=self.dtype,
+        )
 
 
 def check(logits: Tensor, mask: Tensor, weights: Tensor | None, task: Task) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -199,11 +208,13 @@ def _check_ids(mask: Tensor, classes: int) -> None:
     """On a CPU only: elsewhere the question would wait for the device, which stops by itself at a wrong id."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    wrong = (mask >= classes) & (mask != IGNORE)
+    beyond = mask >= classes
     if mask.dtype.is_signed:
-        wrong |= mask < 0
-    if bool(wrong.any()):
-        found = sorted(set(mask[wrong].tolist()))
+        beyond |= mask < 0
+    unusual = mask[beyond]
+    wrong = unusual[unusual != IGNORE]
+    if len(wrong):
+        found = sorted(set(wrong.tolist()))
         listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise LabelError(
             f"the mask holds {listed}, which is neither below {classes} nor {IGNORE}",

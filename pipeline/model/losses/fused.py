@@ -33,7 +33,7 @@ class Softmax(NamedTuple):
     """What the pass gives, in the precision of the sums."""
 
     log_p: Tensor
-    """[N,H,W]: log-probability of the true class; 0 at IGNORE."""
+    """[N,H,W]: log-probability of the true class; 0 at IGNORE. Empty if not wanted."""
     spread: Tensor
     """[T,N,H,W]: weighted sums of all log-probabilities; 0 at IGNORE."""
     both: Tensor
@@ -45,7 +45,14 @@ class Softmax(NamedTuple):
 
 
 def softmax_pass(
-    logits: Tensor, mask: Tensor, weights: Tensor | None, *, spreads: Tensor, regions: bool, dtype: torch.dtype
+    logits: Tensor,
+    mask: Tensor,
+    weights: Tensor | None,
+    *,
+    spreads: Tensor,
+    pixels: bool,
+    regions: bool,
+    dtype: torch.dtype,
 ) -> Softmax:
     """Read `logits` once.
 
@@ -53,13 +60,14 @@ def softmax_pass(
         logits: [N,K,H,W], any floating type and layout.
         mask: class ids [N,H,W] and IGNORE.
         weights: of the pixels, [N,H,W], or None for 1.
-        spreads: [T,K], a row of class weights for each `spread`; T may be 0.
+        spreads: [T,K], a row of class weights for each `spread`; T may be 0, and is where not `pixels`.
+        pixels: whether `log_p` is wanted.
         regions: whether the sums per class are wanted; zeros if not.
         dtype: of the arithmetic and the results, float32 or float64.
     """
     if torch.compiler.is_compiling():  # a compiler makes one kernel of the plain form, and would unroll the blocks
         return _plain(logits, mask, weights, spreads, regions, dtype)
-    return Softmax(*_Pass.apply(logits, mask, weights, spreads, regions, dtype))
+    return Softmax(*_Pass.apply(logits, mask, weights, spreads, pixels, regions, dtype))
 
 
 def _plain(
@@ -89,28 +97,32 @@ class _Pass(torch.autograd.Function):
         mask: Tensor,
         weights: Tensor | None,
         spreads: Tensor,
+        pixels: bool,
         regions: bool,
         dtype: torch.dtype,
     ) -> tuple[Tensor, ...]:
         images, classes, height, width = logits.shape
-        log_p = logits.new_empty((images, height, width), dtype=dtype)
+        log_p = logits.new_empty((images if pixels else 0, height, width), dtype=dtype)
         spread = logits.new_empty((len(spreads), images, height, width), dtype=dtype)
         # Sums over very many pixels: float64 keeps what float32 would round away between blocks.
         both, predicted, truth = logits.new_zeros((3, classes), dtype=torch.float64)
         for where in _blocks(logits):
             block = _Block.of(logits, mask, weights, where, dtype)
-            every = torch.log_softmax(block.logits, 1)
+            every = torch.log_softmax(block.logits, 1) if pixels else torch.softmax(block.logits, 1)
             true = every.gather(1, block.own)[:, 0].masked_fill_(block.unknown, 0)
-            log_p[where] = true.view(log_p[where].shape)
+            if pixels:
+                log_p[where] = true.view(log_p[where].shape)
             if len(spreads):
                 mixed = torch.einsum("tk,nkb->tnb", spreads, every).masked_fill_(block.unknown, 0)
                 spread[(slice(None), *where)] = mixed.view(len(spreads), *log_p[where].shape)
             if regions:
-                predicted += torch.matmul(every.exp_(), block.v[..., None]).sum((0, 2))
-                both += block.per_class(true.exp_() * block.v, classes)
+                if pixels:
+                    every, true = every.exp_(), true.exp_()
+                predicted += torch.matmul(every, block.v[..., None]).sum((0, 2))
+                both += block.per_class(true * block.v, classes)
                 truth += block.per_class(block.v, classes)
         ctx.save_for_backward(logits, mask, weights, spreads)
-        ctx.regions, ctx.dtype = regions, dtype
+        ctx.pixels, ctx.regions, ctx.dtype = pixels, regions, dtype
         ctx.mark_non_differentiable(truth := truth.to(dtype))
         return log_p, spread, both.to(dtype), predicted.to(dtype), truth
 
@@ -124,7 +136,7 @@ class _Pass(torch.autograd.Function):
         for where in _blocks(logits):
             block = _Block.of(logits, mask, weights, where, ctx.dtype)
             p = torch.softmax(block.logits, 1)
-            c = by_log_p[where].flatten(1).masked_fill(block.unknown, 0)
+            c = by_log_p[where].flatten(1).masked_fill(block.unknown, 0) if ctx.pixels else torch.zeros_like(block.v)
             if ctx.regions:
                 true = p.gather(1, block.own)[:, 0]
                 c += by_both[block.own[:, 0]] * true * block.v
@@ -140,7 +152,7 @@ class _Pass(torch.autograd.Function):
             gradient.scatter_add_(1, block.own, c[:, None])
             images, rows = where
             out[images, :, rows] = gradient.view(out[images, :, rows].shape)
-        return out, None, None, None, None, None
+        return out, None, None, None, None, None, None
 
 
 class _Block(NamedTuple):

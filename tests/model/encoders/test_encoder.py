@@ -1,23 +1,23 @@
-"""Encoders: stages of timm models, weights from files, and no parameter without a gradient."""
+"""Encoders: features of exact sizes, equal to timm's; frozen stages; every weight learns."""
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-
-import huggingface_hub.constants
 import pytest
 import timm
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import nn
+from torch.export import Dim
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import RecipeError
+from pipeline.model import norms
 from pipeline.model.encoders.encoder import Encoder
 
 NAMES = ["resnet18", "convnext_atto", "mobilenetv3_small_050", "efficientnet_b0"]
+# Stages, a stage at stride 1, channels last, towers of patches of 16 and 14, windows, one image size.
+KINDS = ["test_resnet", "vgg11", "swin_tiny_patch4_window7_224", "test_vit", "eva02_tiny_patch14_224", "levit_128s"]
+SMALL = ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "eva02_tiny_patch14_224"]
 
 
 @pytest.fixture
@@ -28,17 +28,35 @@ def process_group(tmp_path):
 
 
 @pytest.mark.parametrize("depth", [None, 2])
-@pytest.mark.parametrize("name", NAMES)
-def test_stages_are_as_announced(name, depth):
+@pytest.mark.parametrize("name", KINDS + NAMES)
+def test_features_are_exactly_as_announced(name, depth):
     encoder = Encoder(name, bands=4, depth=depth).eval()
-    features = encoder(torch.zeros(1, 4, 64, 96))
+    size = (2 * encoder.multiple, 3 * encoder.multiple)
+    features = encoder(torch.zeros(1, 4, *size))
     assert len(features) == encoder.stages == (depth or encoder.stages)
     for feature, channels, stride in zip(features, encoder.channels, encoder.strides, strict=True):
-        assert tuple(feature.shape) == (1, channels, 64 // stride, 96 // stride)
+        assert tuple(feature.shape) == (1, channels, size[0] // stride, size[1] // stride)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 13])
+@pytest.mark.parametrize("name", KINDS)
+def test_any_number_of_bands(name, bands):
+    features = Encoder(name, bands=bands, depth=1)(torch.zeros(2, bands, 64, 64))
+    assert len(features) == 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_features_are_those_of_timm(name):
+    encoder = Encoder(name).eval()
+    model = timm.create_model(name, features_only=True, **({"strict_img_size": False} if "swin" in name else {})).eval()
+    model.load_state_dict(encoder.model.state_dict())
+    x = torch.rand(2, 3, 64, 96)
+    for ours, theirs in zip(encoder(x), model(x), strict=True):
+        assert torch.equal(ours, theirs.permute(0, 3, 1, 2) if "swin" in name else theirs)
 
 
 @pytest.mark.parametrize("depth", [None, 2])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + KINDS)
 def test_plain_ddp_finds_no_unused_parameter(name, depth, process_group):
     # DDP notices in the second step that a gradient of the first one never came.
     network = DistributedDataParallel(Encoder(name, depth=depth), find_unused_parameters=False)
@@ -64,11 +82,6 @@ def test_only_the_stages_used_are_kept():
     assert count(2) < count(3) < count(5) == count(None)
 
 
-def test_encoders_that_put_channels_last_are_turned_round():
-    encoder = Encoder("swin_tiny_patch4_window7_224", depth=2)
-    assert [tuple(f.shape) for f in encoder(torch.zeros(1, 3, 64, 96))] == [(1, 96, 16, 24), (1, 192, 8, 12)]
-
-
 def test_equal_seeds_give_equal_weights_from_the_first_time_on():
     def weights():
         torch.manual_seed(3)
@@ -77,105 +90,124 @@ def test_equal_seeds_give_equal_weights_from_the_first_time_on():
     assert torch.equal(weights(), weights())  # the first call also draws the plan
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"name": "resnet3"}, "timm has no model 'resnet3'\n  -> did you mean resnet34"),
-        ({"name": "hf-hub:timm/resnet18"}, "timm has no model"),
-        ({"name": "resnet18.nonsense"}, "resnet18 has no weights 'nonsense'\n  -> it has a1_in1k"),
-        ({"name": "vit_tiny_patch16_224"}, "gives no features at growing scales"),
-        ({"name": "maxvit_tiny_rw_224"}, "does not take images of every size"),
-        ({"name": "resnet18", "depth": 6}, "resnet18 has 5 stages, not 6\n  -> use 1 to 5"),
-    ],
-)
-def test_unusable_encoders_are_refused(options, message):
-    with pytest.raises(RecipeError) as caught:
-        Encoder(**options)
-    assert message in str(caught.value)
+@pytest.mark.parametrize("norm", ["group", "instance", "layer", "none"])
+def test_batchnorm_can_be_replaced(norm):
+    for name in ("test_resnet", "test_vit"):
+        encoder = Encoder(name, norm=norm)
+        assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+        assert all(f.isfinite().all() for f in encoder(torch.rand(1, 3, 64, 64)))
 
 
-def test_a_download_that_fails_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(RecipeError) as caught:
-        Encoder("resnet18", pretrained=True)
-    assert "the weights of resnet18 cannot be downloaded" in str(caught.value)
-    assert "give the path of a local weight file, or set model.pretrained=false" in str(caught.value)
+# --- one image size
 
 
-@pytest.mark.parametrize("depth", [None, 3])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_weight_file_gives_the_features_of_the_model_it_came_from(name, depth, tmp_path):
-    source = classifier(name)
-    save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    encoder = Encoder(name, pretrained=str(tmp_path / "weights.safetensors"), depth=depth).eval()
-    image = torch.rand(1, 3, 64, 96)
-    deepest = source.forward_intermediates(image, intermediates_only=True, norm=False)[encoder.stages - 1]
-    torch.testing.assert_close(encoder(image)[-1], deepest)
+def test_a_model_of_one_image_size_sees_every_image_at_it(caplog):
+    encoder = Encoder("levit_128s").eval()
+    assert caplog.text.count("levit_128s takes images of 224 × 224 pixels only: others are resized") == 1
+    x = torch.rand(1, 3, 64, 128)
+    expected = encoder.model(nn.functional.interpolate(x, (224, 224), mode="bilinear"))
+    for ours, theirs, stride in zip(encoder(x), expected, encoder.strides, strict=True):
+        size = (64 // stride, 128 // stride)
+        torch.testing.assert_close(ours, nn.functional.interpolate(theirs, size, mode="bilinear"))
 
 
-@pytest.mark.parametrize("bands", [1, 4, 13])
-def test_a_weight_file_fits_any_number_of_bands(bands, tmp_path):
-    source = classifier("resnet10t")
-    save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    ours = Encoder("resnet10t", bands=bands, pretrained=str(tmp_path / "weights.safetensors")).model.conv1[0].weight
-    three = source.conv1[0].weight
-    expected = three.sum(1, keepdim=True) if bands == 1 else three[:, [i % 3 for i in range(bands)]] * (3 / bands)
-    torch.testing.assert_close(ours, expected)
+def test_it_can_be_built_for_another_size(caplog):
+    encoder = Encoder("test_vit_relpos", image_size=96).eval()
+    assert "takes images of 96 × 96 pixels only" in caplog.text
+    x = torch.rand(1, 3, 96, 96)
+    taps = encoder.model(x)
+    assert taps[0].shape[-2:] == (6, 6)
+    for ours, theirs in zip(encoder(x), encoder.pyramid(taps), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
-def test_a_pickle_with_prefixes_is_read_and_what_did_not_fit_is_told(tmp_path, caplog):
-    state = {f"module.encoder.model.{k}": v for k, v in classifier("resnet10t").state_dict().items()}
-    del state["module.encoder.model.layer4.0.bn2.bias"]
-    state["module.decoder.blocks.0.weight"] = torch.zeros(1)
-    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "old.pth")
-    with caplog.at_level(logging.INFO, "pipeline"):
-        encoder = Encoder("resnet10t", pretrained=str(tmp_path / "old.pth"))
-    expected = state["module.encoder.model.layer1.0.conv1.weight"]
-    assert torch.equal(encoder.model.layer1[0].conv1.weight, expected)
-    assert "1 missing or of another shape, left as they were: layer4.0.bn2.bias" in caplog.text
-    assert "1 not used: decoder.blocks.0.weight" in caplog.text
-    assert "fc" not in caplog.text
+# --- freezing
 
 
-def test_weights_of_another_model_are_refused(tmp_path):
-    save_file({"a.weight": torch.zeros(3), "b.bias": torch.zeros(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(RecipeError, match=r"nothing in .*w.safetensors fits the encoder \(it holds a.weight, b.bias;"):
-        Encoder("resnet10t", pretrained=str(tmp_path / "w.safetensors"))
+def test_a_frozen_encoder_is_deterministic_in_evaluation():
+    for name, stages in (("test_convnext", 9), ("swin_tiny_patch4_window7_224", 2)):
+        encoder = Encoder(name, drop_path=0.9, freeze=stages)
+        x = torch.rand(2, 3, 64, 64)
+        assert not same(encoder.train()(x), encoder(x))  # stochastic depth is on
+        assert same(encoder.eval()(x), encoder(x))
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path):
-    torch.save(Harmful(tmp_path / "touched"), tmp_path / "w.pth")
-    with pytest.raises(RecipeError, match=r"w.pth cannot be read"):
-        Encoder("resnet10t", pretrained=str(tmp_path / "w.pth"))
-    assert not (tmp_path / "touched").exists()
+def test_frozen_stages_keep_weights_and_moments_and_the_others_learn():
+    encoder = Encoder("resnet18", freeze=2)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    optimiser = torch.optim.SGD(encoder.parameters(), lr=1.0, weight_decay=0.1)
+    encoder.train()
+    sum(f.square().mean() for f in encoder(torch.rand(2, 3, 64, 64))).backward()
+    optimiser.step()
+    changed = {key for key, value in encoder.state_dict().items() if not torch.equal(value, before[key])}
+    assert not any(key.startswith(("model.conv1", "model.bn1", "model.layer1")) for key in changed)
+    assert {"model.layer2.0.bn1.running_mean", "model.layer2.0.downsample.0.weight"} <= changed
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-@pytest.mark.parametrize("content", [b"", b'\x10\x00\x00\x00\x00\x00\x00\x00{"a":', b"not weights at all"])
-def test_damaged_weight_files_are_refused(name, content, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(RecipeError, match=r"cannot be read"):
-        Encoder("resnet10t", pretrained=str(tmp_path / name))
+@pytest.mark.parametrize("name", ["resnet18", "test_vit"])
+def test_freezing_everything_leaves_only_the_pyramid_to_learn(name):
+    encoder = Encoder(name, freeze=9)
+    encoder.train()
+    assert not any(p.requires_grad for p in encoder.model.parameters())
+    assert not any(m.training for m in encoder.model.modules() if isinstance(m, nn.BatchNorm2d))
+    assert encoder.pyramid is None or all(p.requires_grad for p in encoder.pyramid.parameters())
 
 
-def test_a_missing_weight_file_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=r"no weight file .*nowhere.pth"):
-        Encoder("resnet10t", pretrained=str(tmp_path / "nowhere.pth"))
+def test_freezing_can_be_undone():
+    encoder, plain = Encoder("xception41", depth=2, freeze=2), Encoder("xception41", depth=2)
+    encoder.freeze(0)
+    wanted = {name: p.requires_grad for name, p in plain.named_parameters()}
+    assert {name: p.requires_grad for name, p in encoder.named_parameters()} == wanted
+    assert all(m.training for m in encoder.modules())
 
 
-class Harmful:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
+def test_frozen_moments_stay_when_the_norms_are_synchronised():
+    encoder = norms.synchronise(Encoder("test_resnet", freeze=1)).train()
+    modes = {name: m.training for name, m in encoder.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert not modes["model.bn1"] and modes["model.layer4.0.bn1"]
 
 
-def classifier(name: str) -> nn.Module:
-    """A whole timm model with random weights and moments."""
-    torch.manual_seed(0)
-    model = timm.create_model(name).eval()
-    for key, value in model.state_dict().items():
-        if "running" in key:
-            value.uniform_(0.5, 1.5)
-    return model
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# --- in other hands
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_compiled_in_one_graph(name):
+    encoder = Encoder(name).eval()
+    x = torch.rand(1, 3, 64, 96)
+    compiled = torch.compile(encoder, fullgraph=True, backend="eager", dynamic=False)
+    for ours, plain in zip(compiled(x), encoder(x), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_exported_for_every_size(name):
+    encoder = Encoder(name).eval()
+    step = encoder.multiple
+    shapes = {0: Dim("n", min=1, max=64), 2: step * Dim("h", min=2, max=64), 3: step * Dim("w", min=2, max=64)}
+    exported = torch.export.export(encoder, (torch.rand(2, 3, 2 * step, 3 * step),), dynamic_shapes=(shapes,))
+    x = torch.rand(3, 3, 4 * step, 2 * step)
+    for ours, plain in zip(exported.module()(x), encoder(x), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "pvt_v2_b0", "test_vit", KINDS[2]])
+def test_half_precision_and_channels_last(name):
+    encoder = Encoder(name).eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        plain = encoder(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            for ours, theirs in zip(encoder(x), plain, strict=True):
+                torch.testing.assert_close(ours.float(), theirs, atol=0.1 * float(theirs.abs().max()), rtol=0)
+        last = encoder.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+        for ours, theirs in zip(last, plain, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_no_weight_is_drawn_for_what_does_not_exist():
+    with pytest.raises(RecipeError, match="timm has no model 'resnet3'"):
+        Encoder("resnet3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -130,6 +131,16 @@ class TestEveryLoss:
         if fields["kind"] != "boundary" and not fields.get("label_smoothing"):
             assert best == pytest.approx(0, abs=1e-3)
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_on_a_gpu_it_is_the_same(self, fields, task):
+        loss, logits, mask = build(fields, task), make_logits(task), make_mask(task)
+        value, gradient = evaluate(loss, logits, mask)
+        there = evaluate(loss, logits.detach().cuda().requires_grad_(), mask.cuda())
+        again = evaluate(loss, logits.detach().cuda().requires_grad_(), mask.cuda())
+        torch.testing.assert_close(there[0].cpu(), value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(there[1].cpu(), gradient, rtol=1e-4, atol=1e-6)
+        assert torch.equal(there[0], again[0])
+
     def test_class_weights_of_one_change_nothing(self, fields, task):
         logits, mask = make_logits(task), make_mask(task)
         plain = {k: v for k, v in fields.items() if k != "class_weights"}
@@ -208,6 +219,12 @@ def test_all_are_finite_at_2048_in_half_precision(terms, task):
     sums = loss.sums(logits, mask)
     assert all(math.isfinite(part) for part in loss.parts(sums).values())
     assert torch.autograd.grad(loss.value(sums), logits)[0].isfinite().all()
+
+
+def test_every_kind_is_in_the_documentation():
+    text = (Path(__file__).parents[3] / "docs" / "losses.md").read_text()
+    rows = [line.split("|")[1].strip(" `") for line in text.splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row in LOSSES] == list(LOSSES)
 
 
 def test_kinds_are_those_of_the_recipe():

@@ -14,10 +14,11 @@ SPREADS = torch.tensor([[0.5, 2.0, 0.0, 1.5], [1.0, 1.0, 1.0, 1.0]], dtype=torch
 def both_forms(logits, mask, weights, regions=True):
     """Results and, for random incoming gradients, the gradient; of the pass and of the plain form."""
     found = []
-    for form in (lambda *a, **k: fused.Softmax(*fused._Pass.apply(*a, *k.values())), fused._plain):
-        given = {"spreads": SPREADS, "regions": regions, "dtype": torch.float64}
-        args = (logits, mask, weights)
-        out = form(*args, **given) if form is not fused._plain else form(*args, *given.values())
+    for form in (
+        lambda *given: fused._Pass.apply(*given[:4], True, given[4], torch.float64),
+        lambda *given: fused._plain(*given, torch.float64),
+    ):
+        out = form(logits, mask, weights, SPREADS, regions)
         generator = torch.Generator().manual_seed(5)
         value = sum((t * torch.randn(t.shape, generator=generator, dtype=t.dtype)).sum() for t in out)
         found.append((*(t.detach() for t in out), torch.autograd.grad(value, logits)[0]))
@@ -53,6 +54,7 @@ def test_sums_of_many_pixels_lose_nothing():
     torch.testing.assert_close(sums[1], torch.full((2,), 2.5 * 2**22), rtol=1e-6, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo does not know")
 @pytest.mark.parametrize("kinds", [["cross_entropy", "dice"], ["lovasz", "ohem"], ["boundary", "cldice"]])
 def test_compiled_it_is_the_same(kinds):
     logits, mask = make_logits("multiclass"), make_mask("multiclass")

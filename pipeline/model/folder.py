@@ -1,0 +1,153 @@
+"""A network alone, without the data it has learned from: a directory or prefix with two files, and no pickle.
+
+network.json          its section of the recipe, its numbers of bands and classes, and the digest of its weights
+weights.safetensors   its state: parameters, running moments, band statistics
+
+For networks that grew up in other people's loops. What this program trains is a bundle, which knows more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline import store
+from pipeline.errors import BundleError, StorageError
+from pipeline.model import bundle as bundles
+from pipeline.model.bundle import WEIGHTS, _program, _sha256
+from pipeline.model.networks import Network, build
+from pipeline.recipe import networks as recipe
+
+NETWORK_VERSION: Final = 1
+META: Final = "network.json"
+_SECTION: Final[TypeAdapter[recipe.Model]] = TypeAdapter(recipe.Model)
+
+
+def save(network: Network, uri: str | Path) -> None:
+    """Write a network to a directory or s3:// prefix; it replaces what is there, at once.
+
+    Raises:
+        BundleError: what `load_model` builds from the network's section would not take its weights: layers were
+            replaced, or it was optimised.
+        StorageError: it cannot be written.
+    """
+    section = network.section
+    if isinstance(section, recipe.Encoded):  # the weights are here, nothing is to be fetched
+        section = section.model_copy(update={"pretrained": False})
+    state = network.state_dict()
+    _check(network, section, state)
+    with tempfile.TemporaryDirectory(prefix="segpipe-") as temporary:
+        local = Path(temporary)
+        # Clones, since safetensors refuses tensors that share memory.
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, local / WEIGHTS)
+        record = {
+            "network_version": NETWORK_VERSION,
+            "program": _program(),
+            "model": section.model_dump(mode="json"),
+            "bands": network.bands,
+            "classes": network.classes,
+            "weights_sha256": _sha256(local / WEIGHTS),
+        }
+        store.write_json(str(local / META), record)
+        store.upload_dir(local, str(uri), last=META)
+
+
+def load_model(uri: str | Path, *, device: str | torch.device = "cpu") -> Network:
+    """The network in a directory or s3:// prefix, in eval mode; nothing is downloaded from anywhere else.
+
+    Args:
+        uri: what `network.save` wrote, or a bundle, also as `models:/NAME@ALIAS` or `runs:/ID`.
+        device: where it shall be.
+
+    Raises:
+        BundleError: it is neither, is incomplete or damaged, or was made by a newer version.
+        StorageError: the store does not answer.
+    """
+    uri = str(uri)
+    network: Network
+    if uri.startswith(("runs:/", "models:/")):
+        from pipeline.model import on_mlflow  # MLflow takes seconds to import, and a directory does not need it
+
+        network = on_mlflow.pull(uri).network
+        return network.to(device)
+    if not store.exists(store.join(uri, META)):
+        if store.exists(store.join(uri, bundles.META)):
+            network = bundles.load(uri).network
+            return network.to(device)
+        raise BundleError(
+            f"{uri} is neither a network nor a bundle: it has no {META} and no {bundles.META}",
+            f"give a directory or s3:// prefix that network.save or a training wrote, with {WEIGHTS} in it",
+        )
+    section, bands, classes, digest = _read(uri)
+    weights = _weights(uri)
+    found = _sha256(weights)
+    if found != digest:
+        raise BundleError(
+            f"{uri}: {WEIGHTS} has changed since it was saved: its sha256 is {found[:12]}..., "
+            f"{META} says {digest[:12]}...",
+            "copy the directory again from where it was made",
+        )
+    with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
+        network = build(section, bands, classes)
+    try:
+        network.load_state_dict(load_file(weights, device="cpu"))
+    except (RuntimeError, SafetensorError) as error:
+        raise BundleError(
+            f"{uri}: the weights do not fit the network in {META}: {str(error).splitlines()[0]}",
+            "it was saved by another version of segpipe or timm; install that version",
+        ) from error
+    return network.to(device).eval()
+
+
+def _read(uri: str) -> tuple[recipe.Network, int, int, str]:
+    """Section, bands, classes and digest of the weights."""
+    again = "save the network again"
+    try:
+        tree: Any = store.read_json(store.join(uri, META))
+    except StorageError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise BundleError(f"{uri}: {META} is damaged ({error.__cause__})", again) from error
+        raise
+    if not isinstance(tree, dict) or not isinstance(tree.get("network_version"), int):
+        raise BundleError(f"{uri} is not a network: {META} has no network_version", again)
+    if tree["network_version"] > NETWORK_VERSION:
+        raise BundleError(
+            f"{uri} is a network of version {tree['network_version']}, saved by segpipe {tree.get('program', '?')}; "
+            f"this is segpipe {_program()}, which reads versions up to {NETWORK_VERSION}",
+            f"install segpipe {tree.get('program', '?')} or newer",
+        )
+    try:
+        section = _SECTION.validate_python(tree["model"])
+        return section, int(tree["bands"]), int(tree["classes"]), str(tree["weights_sha256"])
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise BundleError(f"{uri}: {META} is incomplete or damaged: {what}", again) from error
+
+
+def _weights(uri: str) -> Path:
+    try:
+        return store.download_dir(uri, names=(WEIGHTS,)) / WEIGHTS
+    except FileNotFoundError as error:
+        hint = "copy the directory again from where it was made"
+        raise BundleError(f"{uri} is incomplete: it has no {WEIGHTS}", hint) from error
+
+
+def _check(network: Network, section: recipe.Network, state: dict[str, Tensor]) -> None:
+    """Refuse to save what could not be loaded."""
+    with torch.device("meta"):  # shapes are all that is needed
+        expected = build(section, network.bands, network.classes).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+        other = sorted(name for name in shapes.keys() ^ state.keys())
+        raise BundleError(
+            f"this network is not what its section describes: {len(other)} names of its state differ"
+            + (f", such as {other[0]}" if other else " in no name, but shapes do"),
+            "save the network that create_model made; for one whose layers were changed, torch.save its state_dict",
+        )

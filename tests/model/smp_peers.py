@@ -1,0 +1,110 @@
+"""SMP's networks with weights that hide nothing, to compare ours with."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from pipeline.model import smp_families, smp_weights
+from pipeline.model.encoders.drawing import Drawing
+from pipeline.model.encoders.smp import build as build_encoder
+from pipeline.model.networks import Network, build
+from pipeline.recipe import networks as recipe
+
+CLASSES = 3
+
+
+def image(*shape: int) -> Tensor:
+    """Normalised pixels, the same each time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7))
+
+
+def stir(module: nn.Module) -> None:
+    """Let no scale be 1, no offset and no running mean 0."""
+    generator = torch.Generator().manual_seed(3)
+    for name, tensor in module.state_dict().items():
+        if tensor.dtype.is_floating_point and tensor.ndim == 1:
+            noise = torch.rand(tensor.shape, generator=generator) - 0.5
+            tensor.mul_(1 + noise / 4) if name.endswith("running_var") else tensor.add_(noise / 4)
+
+
+@torch.no_grad()
+def settle(encoder: nn.Module, x: Tensor) -> None:
+    """Running moments of a batch, so that features are as large as after training and rounding stays small."""
+    kept = {m: m.momentum for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)}
+    for norm in kept:
+        norm.momentum = 1.0
+    encoder.train()(x)
+    for norm, momentum in kept.items():
+        norm.momentum = momentum
+        # A channel that hardly changes in this batch would be blown up in another.
+        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10)
+
+
+def peer(architecture: str, encoder: str, **options: Any) -> nn.Module:
+    """SMP's network in evaluation mode, with random weights."""
+    torch.manual_seed(0)
+    with Drawing() as drawing:
+        options = {"classes": CLASSES, "encoder_weights": None, **options}
+        model: nn.Module = smp.create_model(architecture, encoder, **options)
+        drawing.finish(model)
+    stir(model)
+    if architecture == "manet":  # the attention must not be all on one pair of pixels, as with random weights it is
+        model.decoder.center.top_conv.weight.data.mul_(0.1)
+    return model.eval()
+
+
+class Peers:
+    """SMP's networks and ours on one encoder, which is drawn once on either side."""
+
+    def __init__(self, encoder: str) -> None:
+        self.encoder = encoder
+        self._theirs: dict[tuple[int, int], nn.Module] = {}
+        self._ours: dict[tuple[int | None, int | None], nn.Module] = {}
+
+    def pair(self, architecture: str) -> tuple[nn.Module, Network]:
+        """SMP's network and ours with its weights; whatever SMP raises where it does not take the encoder."""
+        home = "deeplabv3" if architecture == "deeplabv3plus" else architecture
+        with mock.patch(f"segmentation_models_pytorch.decoders.{home}.model.get_encoder", self._their_encoder):
+            model = peer(architecture, self.encoder)
+        with mock.patch("pipeline.model.encoders.smp.build", self._our_encoder):
+            return model, ours(architecture, self.encoder, model.state_dict())
+
+    def _their_encoder(self, name: str, depth: int = 5, output_stride: int = 32, **options: Any) -> nn.Module:
+        key = (depth, output_stride)
+        if key not in self._theirs:
+            with Drawing() as drawing:
+                made = smp.encoders.get_encoder(name, depth=depth, output_stride=output_stride)
+                drawing.finish(made)
+            # Each for itself: dilated, the same weights give other moments.
+            settle(made, image(2, 3, 128, 128))
+            self._theirs[key] = made.eval()
+        return self._theirs[key]
+
+    def _our_encoder(self, section: recipe.Encoded, bands: int) -> nn.Module:
+        key = (section.depth, section.output_stride)
+        if key not in self._ours:
+            self._ours[key] = build_encoder(section, bands)
+        return self._ours[key]
+
+
+def ours(architecture: str, encoder: str, state: dict[str, Tensor], **options: Any) -> Network:
+    """Our network with SMP's weights, in evaluation mode, without a bundle around it."""
+    bands = options.pop("in_channels", 3)
+    section = smp_families.section(architecture, encoder, options, CLASSES)
+    network = build(section, bands, CLASSES)
+    smp_weights.fill(network, state, architecture)
+    return network.eval()
+
+
+@torch.no_grad()
+def difference(expected: nn.Module, found: nn.Module, x: Tensor) -> float:
+    """Largest difference of logits over the largest logit; their shapes must be equal."""
+    a, b = expected(x), found(x)
+    a = a[0] if isinstance(a, tuple) else a
+    assert a.shape == b.shape, (a.shape, b.shape)
+    return float((a - b).abs().max() / a.abs().max())
