@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import math
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +18,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import Node
 
 from pipeline.errors import RecipeError
 from pipeline.model.networks import Network
@@ -123,7 +126,28 @@ def _write_onnx(program: ExportedProgram, path: Path, network: Network) -> None:
 
 
 def _write_pt2(program: ExportedProgram, path: Path, network: Network) -> None:
+    _without_ceil(program)
     torch.export.save(program, str(path), extra_files={"network": _name(network)})
+
+
+def _without_ceil(program: ExportedProgram) -> None:
+    """Write ceil(a / b) of sizes as -(-a // b): the file format has no ceil, which timm's `same` padding asks for."""
+    graph = program.graph_module.graph
+
+    def compute(function: Callable[..., Any], *args: Any) -> Any:
+        made = graph.call_function(function, args)
+        made.meta["val"] = function(*(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args))
+        return made
+
+    for node in graph.nodes:
+        quotient = node.args[0] if node.target is math.ceil else None
+        if isinstance(quotient, Node) and quotient.target is operator.truediv:
+            with graph.inserting_before(node):
+                negative = compute(operator.neg, quotient.args[0])
+                rounded = compute(operator.neg, compute(operator.floordiv, negative, quotient.args[1]))
+            node.replace_all_uses_with(rounded)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:

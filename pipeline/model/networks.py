@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ from pipeline.model.encoders.encoder import Encoder
 from pipeline.model.heads import auxiliary_head, label_head, segmentation_head
 from pipeline.model.outputs import Outputs
 from pipeline.recipe import networks as recipe
+
+logger = logging.getLogger(__name__)
 
 
 class Stages(Protocol):
@@ -238,7 +241,9 @@ def _settled(section: recipe.Encoded, bands: int, liked: int | None, *, flat: bo
     except RecipeError:
         if section.compat == "smp":  # which refuses these encoders as well
             raise
-        return plain, encoder_of(plain, bands, flat=flat)
+        encoder = encoder_of(plain, bands, flat=flat)
+        logger.info("%s cannot be dilated to stride %d: it stays as it is", section.encoder, liked)
+        return plain, encoder
 
 
 def build_unet2015(section: recipe.UNet2015, bands: int, classes: int) -> Network:

@@ -194,6 +194,43 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(var.to(self.running_var.dtype), rate)
 
 
+class _Tailed(nn.Module):
+    """A norm that carries dropout and activation along, as timm's BatchNormAct2d does; its parameters keep their
+    names."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N,C,H,W], same shape out."""
+        out: Tensor = self.act(self.drop(super().forward(x)))
+        return out
+
+
+class GroupNormAct(_Tailed, nn.GroupNorm):
+    """GroupNorm and an activation."""
+
+
+class InstanceNormAct(_Tailed, nn.InstanceNorm2d):
+    """InstanceNorm and an activation."""
+
+
+class ChannelNormAct(_Tailed, ChannelNorm):
+    """`ChannelNorm` and an activation."""
+
+
+class AffineAct(_Tailed, Affine):
+    """`Affine` and an activation."""
+
+
+_WITH_TAIL: dict[type[nn.Module], type[nn.Module]] = {
+    nn.GroupNorm: GroupNormAct,
+    nn.InstanceNorm2d: InstanceNormAct,
+    ChannelNorm: ChannelNormAct,
+    Affine: AffineAct,
+}
+
+
 def _instead(norm: nn.BatchNorm2d, kind: Kind) -> nn.Module:
     scale, offset = _scale_offset(norm)
     new: nn.Module
@@ -206,7 +243,10 @@ def _instead(norm: nn.BatchNorm2d, kind: Kind) -> nn.Module:
         new = Affine(scale * factor, offset - mean * scale * factor)
     new.requires_grad_(not norm.affine or norm.weight.requires_grad)
     drop, act = _tail(norm)
-    return new if isinstance(act, nn.Identity) and isinstance(drop, nn.Identity) else nn.Sequential(new, drop, act)
+    if not (isinstance(act, nn.Identity) and isinstance(drop, nn.Identity)):
+        new.__class__ = _WITH_TAIL[type(new)]
+        new.drop, new.act = drop, act
+    return new
 
 
 def _scale_offset(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

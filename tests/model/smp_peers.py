@@ -81,7 +81,7 @@ class Peers:
                 made = smp.encoders.get_encoder(name, depth=depth, output_stride=output_stride)
                 drawing.finish(made)
             # Each for itself: dilated, the same weights give other moments.
-            settle(made, image(2, 3, 128, 128))
+            settle(made, image(8, 3, 64, 96))
             self._theirs[key] = made.eval()
         return self._theirs[key]
 

@@ -39,11 +39,11 @@ def test_first_the_architectures(capsys):
 
 
 def test_encoders_by_pattern_and_size(capsys):
-    code, record = run(capsys, "models", "list", "--encoder", "resnet1?", "--max-params", "10e6")
+    code, record = run(capsys, "models", "list", "--encoder", "resnet1??", "--max-params", "10e6")
     assert code == 0
-    assert [m["name"] for m in record["models"]] == ["resnet14t"]
+    assert [m["name"] for m in record["models"]] == ["resnet10t"]
     assert record["models"][0]["refused"] == {}
-    main(["models", "list", "--encoder", "resnet1?"])
+    main(["models", "list", "--encoder", "resnet1??"])
     text = capsys.readouterr().out
     assert "2,4,8,16,32" in text
     assert "all 15" in text
@@ -58,8 +58,6 @@ def test_with_an_architecture_the_whole_network_is_counted():
 
 
 def test_what_cannot_be_dilated_is_told(capsys):
-    (model,) = pipeline.list_models("deeplabv3", "test_vit*4*")[:1] or pipeline.list_models("deeplabv3", "coat_tiny")
-    assert model.refused == {}
     (model,) = pipeline.list_models("deeplabv3", "swin_tiny_patch4_window7_224")
     assert model.undilated == ("deeplabv3",)
     main(["models", "list", "--encoder", "swin_tiny_patch4_window7_224", "--architecture", "deeplabv3"])

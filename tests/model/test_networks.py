@@ -96,6 +96,14 @@ def test_learns_from_one_chip_under_any_norm(kind, norm):
         assert not [m for m in net.modules() if isinstance(m, BATCH_NORMS)]
 
 
+@pytest.mark.parametrize("encoder", ["norm_act", "fixed_size"])  # where timm fuses activations into norms
+@pytest.mark.parametrize("norm", ["group", "instance", "layer", "none"])
+def test_what_replaces_a_norm_learns_like_it(encoder, norm):
+    batch, other = network(encoder=encoder), network(encoder=encoder, norm=norm)
+    learning = {name for name, p in batch.encoder.named_parameters() if p.requires_grad}
+    assert {name for name, p in other.encoder.named_parameters() if p.requires_grad} == learning
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("bands", [1, 13])
 def test_takes_any_number_of_bands(kind, bands):

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
                 normalisation, such as ConvNeXt with LayerNorm, keep it: it does not depend on the batch either.
             output_stride: 8, 16 or 32: no feature is coarser. Stages are dilated instead.
             image_size: build models that take one image size for this one (height, width); others ignore it.
-            drop_path: rate of stochastic depth.
+            drop_path: rate of stochastic depth; 0 for none, also where timm has some by default.
             freeze: so many stages do not learn and keep their moments, shallowest first.
             checkpointing: keep no activations inside blocks, but compute them again for the backward pass.
             flat: the blocks of a tower at its own stride, without a pyramid; hierarchical models ignore it.
@@ -83,6 +83,8 @@ class Encoder(nn.Module):
             self.model = _create(name, made, pretrained=pretrained is True)
             if isinstance(pretrained, str):
                 weights.load(self.model, pretrained, plan.description(name), timm.models.adapt_input_conv)
+            if not drop_path:
+                _without_drop_path(self.model)
             self.pyramid = pyramid.Pyramid(made.levels, norm) if made.levels else None
             drawing.finish(self)
         dilation.apply(self.model, made.changes)
@@ -167,3 +169,9 @@ def _create(name: str, made: plan.Plan, *, pretrained: bool) -> nn.Module:
             f"model.pretrained: the weights of {name} cannot be downloaded ({type(error).__name__}: {error})",
             "give the path of a local weight file, or set model.pretrained=false",
         ) from error
+
+
+def _without_drop_path(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, timm.layers.DropPath):
+            module.drop_prob = 0.0

@@ -61,14 +61,12 @@ class Evidence:
     or whether this class. Everything is float32 (float64 where the logits are), and 0 at IGNORE unless said otherwise.
     """
 
-    def __init__(
-        self, logits: Tensor, mask: Tensor, weights: Tensor | None, task: Task, terms: Sequence[Term] = ()
-    ) -> None:
+    def __init__(self, logits: Tensor, mask: Tensor, weights: Tensor | None, task: Task, terms: Sequence[Term]) -> None:
         self.logits, self.mask, self.weights = check(logits, mask, weights, task)
         self.task = task
         self.dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         self._regions = any(term.regions for term in terms)
-        self._pixels = not terms or any(not term.regions for term in terms)
+        self._pixels = any(not term.regions for term in terms)
         self._spreads = sorted({row for term in terms for row in term.spreads})
 
     @property

@@ -37,6 +37,9 @@ def test_default_equals_the_plain_way(bins):
     ]
     expected = act(norm(F.conv2d(torch.cat([*joined, x], 1), conv.weight)))
     close(decoder(maps), expected)
+    laid = decoder.to(memory_format=torch.channels_last)([x.contiguous(memory_format=torch.channels_last)])
+    assert laid.is_contiguous(memory_format=torch.channels_last)
+    close(laid, expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (6, 6), (7, 13), (64, 48)])

@@ -37,7 +37,7 @@ LARGE = {"timm-efficientnet-l2", "resnext101_32x16d", "resnext101_32x32d", "resn
 def theirs(name: str, **options):
     torch.manual_seed(0)
     encoder = smp.encoders.get_encoder(name, weights=None, **options)
-    settle(encoder, image(2, options.get("in_channels", 3), 128, 128))
+    settle(encoder, image(8, options.get("in_channels", 3), 64, 96))
     stir(encoder)
     # In float64 rounding hides no difference of functions, however deep the network.
     return encoder.double().eval()
