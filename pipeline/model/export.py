@@ -49,9 +49,10 @@ def export(
         network: in any mode; what is written is its evaluation.
         path: local file.
         format: by default from the ending of `path`.
-        size: height and width to trace it with; the only ones that the file takes if not `dynamic`. By default three
+        size: height and width to trace it with; the only ones that the file takes if not `dynamic`. By default five
             times what the network pads to.
-        dynamic: take any batch, height and width; otherwise one image of `size`.
+        dynamic: take any batch, height and width; otherwise one image of `size`. Where a decoder pools its deepest map
+            further (PAN), `pt2` refuses images whose deepest map has fewer than four pixels.
         verify: run the file, at other sizes and batches too if it is dynamic, and compare with the network.
 
     Raises:
@@ -64,7 +65,7 @@ def export(
         raise RecipeError(f"{path}: there is no format {format!r}", "name the file NAME.onnx or NAME.pt2")
     if format == "onnx":
         _need_onnx(_NEEDS if verify else _NEEDS[:2])
-    height, width = size or (3 * network.multiple, 3 * network.multiple)
+    height, width = size or (5 * network.multiple, 5 * network.multiple)
     plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     plain.auxiliary = plain.labels = None  # they only help to learn
     with torch.no_grad():
@@ -170,7 +171,7 @@ def _images(network: Network, height: int, width: int, *, dynamic: bool) -> Iter
     draw = torch.Generator().manual_seed(0)
     mean, std = network.mean.cpu(), network.std.cpu()
     multiple = network.multiple
-    others = [(3, multiple + 1, 2 * multiple), (1, 2 * multiple + 5, 3 * multiple - 1)] if dynamic else []
+    others = [(3, 4 * multiple + 1, 5 * multiple), (1, 5 * multiple + 5, 6 * multiple - 1)] if dynamic else []
     for batch, h, w in [(1, height, width), *others]:
         yield torch.randn(batch, network.bands, h, w, generator=draw) * std + mean
 

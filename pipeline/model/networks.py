@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import math
@@ -34,6 +35,7 @@ from pipeline.model.decoders import (
 )
 from pipeline.model.encoders import smp
 from pipeline.model.encoders.encoder import Encoder
+from pipeline.model.encoders.measure import reached
 from pipeline.model.heads import auxiliary_head, label_head, segmentation_head
 from pipeline.model.outputs import Outputs
 from pipeline.recipe import networks as recipe
@@ -90,6 +92,8 @@ class Network(nn.Module):
         self.label_weight = section.aux.weight if section.aux is not None else None
         self.register_buffer("mean", torch.zeros(1, self.bands, 1, 1))
         self.register_buffer("std", torch.ones(1, self.bands, 1, 1))
+        if not getattr(encoder, "nested", True):
+            _still_unreached(self)
 
     def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take the band statistics that raw pixels are normalised with; a constant band (std 0) is only centred.
@@ -180,6 +184,18 @@ def _stage(position: int, count: int) -> int:
     if not -count <= position < count:
         raise RecipeError(f"model.auxiliary.stage: {position}, but the encoder has {count} stages")
     return position % count
+
+
+def _still_unreached(network: Network) -> None:
+    """Let parameters not learn that no output depends on, because the decoder does not take every stage: they would
+    never get a gradient, which plain DDP does not forgive."""
+    drawn = copy.deepcopy(network).to("meta").train()
+    with torch.enable_grad():
+        seen = drawn.outputs(torch.empty(2, network.bands, 2 * network.multiple, 2 * network.multiple, device="meta"))
+    ends = [seen.logits, *seen.auxiliary, *([] if seen.labels is None else [seen.labels])]
+    names = reached(drawn, ends)[-1]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name in names)
 
 
 def encoder_of(section: recipe.Encoded, bands: int, *, flat: bool = False) -> nn.Module:

@@ -96,6 +96,15 @@ def test_learns_from_one_chip_under_any_norm(kind, norm):
         assert not [m for m in net.modules() if isinstance(m, BATCH_NORMS)]
 
 
+@pytest.mark.parametrize("kind", ["fcn", "deeplabv3plus", "unet"])
+def test_stages_with_heads_of_their_own_leave_no_parameter_without_gradient(kind):
+    net = create_model(kind, encoder="hrnet_w18_small", bands=4, classes=3, **NARROW[kind])
+    still = [name for name, p in net.named_parameters() if not p.requires_grad]
+    assert bool(still) == (kind != "unet"), "what the decoder does not take"
+    backward(net.train()(pixels(2, 4, 64, 64)))
+    assert without_gradient(net) == []
+
+
 @pytest.mark.parametrize("encoder", ["norm_act", "fixed_size"])  # where timm fuses activations into norms
 @pytest.mark.parametrize("norm", ["group", "instance", "layer", "none"])
 def test_what_replaces_a_norm_learns_like_it(encoder, norm):

@@ -32,6 +32,7 @@ class Encoder(nn.Module):
             `flat`, where the last ones may be equal.
         stages: number of features.
         multiple: height and width of the input must be multiples of it.
+        nested: whether the deepest feature depends on every parameter that any feature depends on.
         num_prefix_tokens: tokens beside those of the image that `forward_tokens` gives; 0 for most.
     """
 
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         made = plan.plan(plan.Request(name, bands, depth, flat, output_stride, size, drop_path))
         self.name, self.bands = name, bands
         self.channels, self.strides, self.stages = made.channels, made.strides, len(made.strides)
-        self.multiple, self.num_prefix_tokens = made.multiple, made.prefix_tokens
+        self.multiple, self.num_prefix_tokens, self.nested = made.multiple, made.prefix_tokens, made.nested
         self._size, self._scale, self._taps, self._reached = made.size, made.scale, made.taps, made.reached
         with Drawing() as drawing:
             self.model = _create(name, made, pretrained=pretrained is True)

@@ -53,6 +53,7 @@ class Measured:
     taps: tuple[Tap, ...]
     multiple: int
     reached: tuple[frozenset[str], ...]
+    nested: bool
     parameters: int
 
     @property
@@ -117,12 +118,13 @@ def run(model: nn.Module, image: Image, taps: Sequence[Tap], multiple: int) -> M
             if off > _OFF:
                 raise ValueError(f"a feature of {tuple(feature.shape[2:])} where {(height, width)} was due")
         measured.append(replace(tap, channels=feature.shape[1], exact=not image.size and not off))
-    reached = _reached(model, features)
+    behind = reached(model, features)
     return Measured(
         tuple(measured),
         multiple,
-        reached,
-        sum(p.numel() for name, p in model.named_parameters() if name in reached[-1]),
+        behind,
+        reached(model, features[-1:])[0] == behind[-1],
+        sum(p.numel() for name, p in model.named_parameters() if name in behind[-1]),
     )
 
 
@@ -147,7 +149,7 @@ def prefix_tokens(model: Any) -> int:
     return int(getattr(inner, "num_prefix_tokens", 0))
 
 
-def _reached(model: nn.Module, features: Sequence[Tensor]) -> tuple[frozenset[str], ...]:
+def reached(model: nn.Module, features: Sequence[Tensor]) -> tuple[frozenset[str], ...]:
     """Names of the parameters behind the first 1, 2, ... features, read off the graph without running it backwards."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: set[str] = set()

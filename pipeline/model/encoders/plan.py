@@ -59,6 +59,8 @@ class Plan:
     """Layers that are set anew."""
     reached: tuple[frozenset[str], ...] = ()
     """Names of the parameters that the first 1, 2, ... features depend on."""
+    nested: bool = True
+    """The deepest feature depends on all of them; in HRNet, whose stages have heads of their own, it does not."""
     prefix_tokens: int = 0
     parameters: int = 0
     """Number of the weights used, those of the pyramid not counted."""
@@ -212,6 +214,7 @@ def _probe(request: Request, extra: dict[str, Any], size: Size | None) -> Plan:
         scale=image.scale,
         changes=changes,
         reached=measured.reached,
+        nested=measured.nested,
         prefix_tokens=measure.prefix_tokens(model) if kind == "flat" and request.flat else 0,
         parameters=measured.parameters,
     )
