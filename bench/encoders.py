@@ -2,7 +2,8 @@
 
     python -m bench.encoders [--pattern 'vit*'] [--processes 3] [--write]
 
-`--write` replaces the table in the package that `segpipe models list` shows.
+`--write` replaces the table in the package that `segpipe models list` shows; `--docs` makes docs/encoders.md of that
+table, without measuring.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import argparse
 import collections
 import csv
 import fnmatch
+import re
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,7 @@ COLUMNS = [
     "verdict",
     "reason",
 ]
+DOCS = Path(__file__).parents[1] / "docs" / "encoders.md"
 PATIENCE = 60  # seconds of processor time for one model
 MAIN_STAGES = 2  # fewer than two growing strides make no decoder
 
@@ -52,7 +55,11 @@ def main() -> None:
     parser.add_argument("--pattern", default="*")
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--docs", action="store_true")
     options = parser.parse_args()
+    if options.docs:
+        DOCS.write_text(page(read()))
+        return
     names = fnmatch.filter(timm.list_models(), options.pattern)
     begin = time.perf_counter()
     rows = list(scan(names, options.processes))
@@ -130,6 +137,50 @@ def read() -> list[dict[str, str]]:
     """The package's table."""
     with TABLE.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def page(rows: Sequence[dict[str, str]]) -> str:
+    """The table in short: families, what they give, and what is refused."""
+    accepted = [row for row in rows if row["verdict"] == "ok"]
+    lines = [
+        "# Encoders",
+        "",
+        '    network = pipeline.create_model("upernet", encoder="convnext_tiny", bands=13, classes=7, pretrained=True)',
+        "",
+        f"{len(accepted)} of the {len(rows)} models of timm {timm.__version__} are encoders, for every family of",
+        "decoders. `segpipe models list --encoder 'PATTERN*'` shows each; this page is made by",
+        "`python -m bench.encoders --docs` of the table that `python -m bench.encoders --write` measures.",
+        "",
+        "- **conv, hierarchical**: stages at growing strides, as timm gives them.",
+        "- **flat**: plain transformers and mixers. Four blocks at equal distances become a pyramid at strides 4, 8, 16,",
+        "  32 (ViTDet, Li et al. 2022); DPT, PSPNet, DeepLab, FCN and OCRNet take the blocks as they are. Patches of 14",
+        "  pixels are laid 16 apart by shrinking the image to 7/8.",
+        "- **resized**: made for one image size; each image is resized to it inside the encoder, and features back.",
+        "  `image_size` builds those that can be built for another size.",
+        "- `output_stride` 8 or 16 keeps deep stages at that stride by dilation, as far as the third column says.",
+        "",
+        "| family | models | kinds | strides | output strides | sizes | example |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    families = collections.defaultdict(list)
+    for row in accepted:
+        families[re.split(r"[_\d]", row["name"], maxsplit=1)[0]].append(row)
+    for family, members in sorted(families.items()):
+        cells = [
+            family,
+            str(len(members)),
+            *(_distinct(row[column] for row in members) for column in ("kind", "strides", "output_strides")),
+            _distinct(row["any_size"].partition(" ")[0].replace("yes", "any") for row in members),
+            min(members, key=lambda row: int(row["params"]))["name"],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Refused:", "", "| model | reason |", "|---|---|"]
+    lines += [f"| {row['name']} | {row['reason']} |" for row in rows if row["verdict"] != "ok"]
+    return "\n".join(lines) + "\n"
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(v for v in values if v)) or "-"
 
 
 def _held(request: plan.Request, found: plan.Plan, stride: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -29,7 +31,7 @@ def stir(module: nn.Module) -> None:
     for name, tensor in module.state_dict().items():
         if tensor.dtype.is_floating_point and tensor.ndim == 1:
             noise = torch.rand(tensor.shape, generator=generator) - 0.5
-            tensor.mul_(1 + noise / 4) if name.endswith("running_var") else tensor.add_(noise / 4)
+            tensor.mul_(1 + noise / 8) if name.endswith("running_var") else tensor.add_(noise / 8)
 
 
 @torch.no_grad()
@@ -45,14 +47,21 @@ def settle(encoder: nn.Module, x: Tensor) -> None:
         norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10)
 
 
-def peer(architecture: str, encoder: str, **options: Any) -> nn.Module:
-    """SMP's network in evaluation mode, with random weights."""
+def peer(
+    architecture: str, encoder: str, *, shared: Callable[..., nn.Module] | None = None, **options: Any
+) -> nn.Module:
+    """SMP's network in evaluation mode, with random weights; `shared` is SMP's get_encoder, or takes its place."""
+    home = "deeplabv3" if architecture == "deeplabv3plus" else architecture
+    get_encoder = f"segmentation_models_pytorch.decoders.{home}.model.get_encoder"
     torch.manual_seed(0)
     with Drawing() as drawing:
         options = {"classes": CLASSES, "encoder_weights": None, **options}
-        model: nn.Module = smp.create_model(architecture, encoder, **options)
+        with mock.patch(get_encoder, shared) if shared else contextlib.nullcontext():
+            model: nn.Module = smp.create_model(architecture, encoder, **options)
         drawing.finish(model)
-    stir(model)
+    for name, part in model.named_children():
+        if name != "encoder" or shared is None:
+            stir(part)
     if architecture == "manet":  # the attention must not be all on one pair of pixels, as with random weights it is
         model.decoder.center.top_conv.weight.data.mul_(0.1)
     return model.eval()
@@ -68,9 +77,7 @@ class Peers:
 
     def pair(self, architecture: str) -> tuple[nn.Module, Network]:
         """SMP's network and ours with its weights; whatever SMP raises where it does not take the encoder."""
-        home = "deeplabv3" if architecture == "deeplabv3plus" else architecture
-        with mock.patch(f"segmentation_models_pytorch.decoders.{home}.model.get_encoder", self._their_encoder):
-            model = peer(architecture, self.encoder)
+        model = peer(architecture, self.encoder, shared=self._their_encoder)
         with mock.patch("pipeline.model.encoders.smp.build", self._our_encoder):
             return model, ours(architecture, self.encoder, model.state_dict())
 
@@ -82,6 +89,7 @@ class Peers:
                 drawing.finish(made)
             # Each for itself: dilated, the same weights give other moments; and at the size that is compared.
             settle(made, image(8, 3, 64, 96))
+            stir(made)
             self._theirs[key] = made.eval()
         return self._theirs[key]
 

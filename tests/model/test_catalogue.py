@@ -39,7 +39,7 @@ def test_first_the_architectures(capsys):
 
 
 def test_encoders_by_pattern_and_size(capsys):
-    code, record = run(capsys, "models", "list", "--encoder", "resnet1??", "--max-params", "10e6")
+    code, record = run(capsys, "models", "list", "--encoder", "resnet1??", "--max-params", "6e6")
     assert code == 0
     assert [m["name"] for m in record["models"]] == ["resnet10t"]
     assert record["models"][0]["refused"] == {}

@@ -15,6 +15,7 @@ from pipeline.recipe.networks import Activation, Interpolation
 
 LARGE_KERNEL: Final = 300_000
 """Elements from which a kernel is larger than the maps that it makes; those lie deep in a network."""
+_USUAL_HALVINGS: Final = 5
 _ACTIVATIONS: Final[dict[Activation, Callable[[], nn.Module]]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
@@ -193,19 +194,24 @@ SCSE_NAMES: Final = (  # SMP's names inside an attention -> ours
 )
 
 
-def halvings(strides: Sequence[int], widths: Sequence[int], where: str = "model.decoder_channels") -> int:
-    """How often the deepest stage must be doubled to the size of the input.
+def decoder_widths(strides: Sequence[int], widths: Sequence[int]) -> list[int]:
+    """A width for each doubling from the deepest stage to the size of the input, deepest first.
+
+    Of more widths, the first ones are used. Where an encoder goes down to a stride of 64 the first one is used twice:
+    nearly all encoders end at 32, and that is what recipes give widths for.
 
     Raises:
         RecipeError: fewer widths than that.
     """
     times = strides[-1].bit_length() - 1
+    if times > _USUAL_HALVINGS == len(widths):
+        widths = [widths[0]] * (times - _USUAL_HALVINGS) + list(widths)
     if len(widths) < times:
         raise RecipeError(
-            f"{where}: {len(widths)} widths, but this encoder halves the size {times} times",
+            f"model.decoder_channels: {len(widths)} widths, but this encoder halves the size {times} times",
             f"give {times} widths, deepest first",
         )
-    return times
+    return list(widths[:times])
 
 
 def stage_at(strides: Sequence[int], stride: int) -> int | None:

@@ -16,7 +16,7 @@ from pipeline.model.decoders.blocks import (
     activation,
     climb,
     conv_block,
-    halvings,
+    decoder_widths,
     initialise,
     stage_at,
 )
@@ -126,12 +126,12 @@ class Decoder(nn.Module):
             RecipeError: fewer widths than halvings.
         """
         super().__init__()
-        times = halvings(strides, section.decoder_channels)
-        self.joins = [stage_at(strides[:-1], 2**level) for level in reversed(range(times))]
+        widths = decoder_widths(strides, section.decoder_channels)
+        self.joins = [stage_at(strides[:-1], 2**level) for level in reversed(range(len(widths)))]
         self.center = PositionAttention(channels[-1], section.attention_channels, as_smp=section.compat == "smp")
         self.blocks = nn.ModuleList()
         self.channels = channels[-1]
-        for join, width in zip(self.joins, section.decoder_channels, strict=False):
+        for join, width in zip(self.joins, widths, strict=True):
             if join is None:
                 self.blocks.append(UpBlock(self.channels, 0, width, section))
             else:

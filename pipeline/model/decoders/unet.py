@@ -16,7 +16,7 @@ from pipeline.model.decoders.blocks import (
     activation,
     climb,
     conv_block,
-    halvings,
+    decoder_widths,
     interleaved,
     stage_at,
 )
@@ -78,18 +78,18 @@ class Decoder(nn.Module):
             RecipeError: fewer widths than halvings.
         """
         super().__init__()
-        times, widths = halvings(strides, section.decoder_channels), section.decoder_channels
+        widths = decoder_widths(strides, section.decoder_channels)
         # Position in the list of stages of what each block joins; the deepest stage is not joined with itself.
-        targets = [2**level for level in reversed(range(times))]
+        targets = [2**level for level in reversed(range(len(widths)))]
         self.joins = [stage_at(strides[:-1], target) for target in targets]
-        inputs = [channels[-1], *widths][:times]
+        inputs = [channels[-1], *widths[:-1]] if widths else []
         skips = [0 if j is None else channels[j] for j in self.joins]
         self.center = center(channels[-1], section) if section.center else nn.Identity()
         self.blocks = nn.ModuleList(
             UpBlock(i, s, o, section, attention=section.attention, alone=joins_nothing(section, strides, t))
-            for i, s, o, t in zip(inputs, skips, widths[:times], targets, strict=True)
+            for i, s, o, t in zip(inputs, skips, widths, targets, strict=True)
         )
-        self.channels = widths[times - 1] if times else channels[-1]
+        self.channels = [channels[-1], *widths][-1]
 
     def forward(self, features: Sequence[Tensor], *, spend: bool = False) -> Tensor:
         """Stages, shallowest first -> [N,channels,H,W].

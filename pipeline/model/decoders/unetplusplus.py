@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import RecipeError
 from pipeline.model.decoders import unet
-from pipeline.model.decoders.blocks import halvings, stage_at
+from pipeline.model.decoders.blocks import decoder_widths, stage_at
 from pipeline.model.heads import segmentation_head
 from pipeline.recipe import networks as recipe
 
@@ -51,9 +51,9 @@ class Decoder(nn.Module):
             RecipeError: fewer widths than halvings, or deep supervision where only the last block could learn from it.
         """
         super().__init__()
-        times = halvings(strides, section.decoder_channels)
+        own = decoder_widths(strides, section.decoder_channels)
         widths: dict[str | int, int] = {**dict(enumerate(channels)), _CENTER: channels[-1]}
-        widths |= {f"x_0_{level}": width for level, width in enumerate(section.decoder_channels[:times])}
+        widths |= {f"x_0_{level}": width for level, width in enumerate(own)}
         # SMP makes a center for some encoders and then passes it by.
         has_center = section.center and section.compat != "smp"
         self.center = unet.center(channels[-1], section) if has_center else nn.Identity()
