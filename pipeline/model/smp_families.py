@@ -191,7 +191,7 @@ def section(architecture: str, encoder: str, options: Mapping[str, Any], classes
         RecipeError: an unknown option, or one that no network here, or none that SMP could run, corresponds to.
     """
     made = family(architecture)
-    fields = _COMMON | made.options
+    fields = {**_COMMON, **made.options}
     values: dict[str, Any] = {"encoder": encoder, "compat": "smp", **_constants(made, encoder)}
     for name, value in options.items():
         if name in _SILENT or name.startswith("_"):

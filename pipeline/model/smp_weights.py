@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +29,12 @@ from pipeline.errors import BundleError, RecipeError
 from pipeline.model import bundle as bundles
 from pipeline.model import smp_families as families
 from pipeline.model.bundle import Bundle
-from pipeline.model.encoders import weights
 from pipeline.model.networks import Network, build
+from pipeline.model.smp_files import PARTS, few, read, without_prefix
 from pipeline.recipe import Predict
 
 logger = logging.getLogger(__name__)
 
-_CONFIG: Final = "config.json"
-_WEIGHTS: Final = "model.safetensors"
-_PARTS: Final = ("encoder.", "decoder.", "segmentation_head.", "classification_head.")
 _COUNTER: Final = "num_batches_tracked"
 
 
@@ -92,10 +88,13 @@ def from_smp(  # noqa: PLR0913 - SMP's arguments, and what a bundle needs beside
         RecipeError: an unknown architecture, encoder or option, or one without a counterpart.
         BundleError: the file cannot be read, or its weights are not of this network.
     """
-    state, found = _read(source)
+    state, found = read(source)
     given = {"architecture": architecture, "encoder_name": encoder, "classes": classes, "in_channels": in_channels}
     known: dict[str, Any] = {**found, **{k: v for k, v in given.items() if v is not None}, **options}
-    tensors, elsewhere = _without_prefix(state)
+    tensors, elsewhere = without_prefix(state)
+    if "aux_params" in options and not options["aux_params"]:  # said on purpose
+        elsewhere += [key for key in tensors if key.startswith(PARTS[3])]
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(PARTS[3])}
     kind, name = _asked(known, tensors)
     bands = int(known.pop("in_channels", 3))
     count = int(known.pop("classes", None) or _classes_found(tensors))
@@ -143,12 +142,12 @@ def fill(network: Network, state: Mapping[str, Tensor], architecture: str) -> Lo
         BundleError: tensors are missing, of another shape, or of another network.
     """
     made = families.family(architecture)
-    parts = {part: {k.removeprefix(part): k for k in state if k.startswith(part)} for part in _PARTS}
+    parts = {part: {k.removeprefix(part): k for k in state if k.startswith(part)} for part in PARTS}
     _check_architecture(architecture, parts["decoder."])
     ours: dict[str, str] = {}  # our key -> SMP's
     ours |= {f"encoder.{k}": f"encoder.{v}" for k, v in network.encoder.find(parts["encoder."]).items()}  # type: ignore[operator]
-    old = made.old if any(families.rename(k, made.old) != k for k in parts["decoder."]) else ()
-    ours |= {f"decoder.{families.rename(families.rename(k, old), made.names)}": v for k, v in parts["decoder."].items()}
+    for key, theirs in parts["decoder."].items():
+        ours[f"decoder.{families.rename(families.rename(key, made.old), made.names)}"] = theirs
     ours |= {f"head.{families.rename(k, made.head)}": v for k, v in parts["segmentation_head."].items()}
     ours |= {f"labels.{k}": v for k, v in parts["classification_head."].items()}
     own = {k: v for k, v in network.state_dict().items() if k not in ("mean", "std")}
@@ -165,55 +164,11 @@ def fill(network: Network, state: Mapping[str, Tensor], architecture: str) -> Lo
     return Loaded(tuple(unused), tuple(missing))
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """(state dict, what a folder of save_pretrained says of itself)."""
-    if isinstance(source, Mapping):
-        return _unwrapped(source), {}
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        return _read_file(str(source)), {}
-    try:
-        found = json.loads((path / _CONFIG).read_text())
-        found["architecture"] = found.pop("_model_class")
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(
-            f"{path} is no folder of save_pretrained: {_CONFIG} cannot be read ({type(error).__name__}: {error})",
-            f"give the folder that holds {_CONFIG} and {_WEIGHTS}, or a weight file",
-        ) from error
-    return _read_file(str(path / _WEIGHTS)), found
-
-
-def _read_file(path: str) -> Mapping[str, Any]:
-    try:
-        return weights._read(path)
-    except RecipeError as error:
-        raise BundleError(error.message.removeprefix("model.pretrained: "), error.hint) from error
-
-
-def _without_prefix(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """The network's tensors without what wrappers put before their names, and the other keys."""
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    prefixes = Counter(key[: key.index(_PARTS[2])] for key in tensors if _PARTS[2] in key)
-    if not prefixes:
-        raise BundleError(
-            f"this is no network of SMP: none of its {len(tensors)} tensors belongs to a segmentation_head"
-            f" (they are {_few(tensors)})",
-            "give the weights of a whole model; those of an encoder alone are for model.pretrained",
-        )
-    if len(prefixes) > 1 and "" not in prefixes:
-        several = " and ".join(f"{p}*" for p in prefixes)
-        raise BundleError(f"these are several networks: {several}", "give a state dict of one of them")
-    prefix = "" if "" in prefixes else next(iter(prefixes))
-    inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    mine = {key: value for key, value in inside.items() if key.startswith(_PARTS)}
-    return mine, [key for key in tensors if key.removeprefix(prefix) not in mine or not key.startswith(prefix)]
-
-
 def _asked(known: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """Architecture and encoder, taken out of what is known."""
     kind, name = known.pop("architecture", None), known.pop("encoder_name", None)
     if kind is None or name is None:
-        guess = families.guess([k.removeprefix(_PARTS[1]) for k in tensors if k.startswith(_PARTS[1])])
+        guess = families.guess([k.removeprefix(PARTS[1]) for k in tensors if k.startswith(PARTS[1])])
         raise RecipeError(
             f"from_smp: the weights do not say their {'architecture' if kind is None else 'encoder'}",
             f"give architecture={guess or 'unet'!r}, encoder='resnet34' or whatever they were trained with",
@@ -224,8 +179,10 @@ def _asked(known: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, s
 
 def _head(tensors: Mapping[str, Tensor]) -> str:
     """Name of the last convolution, without `.weight`."""
-    last = max(key for key, value in tensors.items() if key.startswith(_PARTS[2]) and value.ndim == 4)
-    return last.removesuffix(".weight")
+    kernels = [key for key, value in tensors.items() if key.startswith(PARTS[2]) and value.ndim == 4]
+    if not kernels:
+        raise BundleError("this is no network of SMP: its segmentation_head has no convolution", "give a whole model")
+    return max(kernels).removesuffix(".weight")
 
 
 def _classes_found(tensors: Mapping[str, Tensor]) -> int:
@@ -251,10 +208,10 @@ def _two_classes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _check_architecture(architecture: str, keys: Iterable[str]) -> None:
     found = families.guess(list(keys))
     if found != architecture.lower():
-        few = _few(keys)
         raise BundleError(
             f"the weights are not of {architecture}: their decoder is "
-            + (f"that of {found} ({few})" if found else f"of no architecture of SMP ({few or 'empty'})"),
+            + (f"that of {found}" if found else "of no architecture of SMP")
+            + f" ({few(keys) or 'empty'})",
             f"give architecture={found!r}" if found else "give the weights of a whole model of SMP",
         )
 
@@ -283,21 +240,20 @@ def _refusal(
         if not k.endswith(_COUNTER)
     ]
     parts = {"missing": named, "of another shape": shapes, "that it does not have": strange}
-    said = "; ".join(f"{len(keys)} {what}: {_few(keys)}" for what, keys in parts.items() if keys)
-    encoder = any(key.startswith("encoder.") for key in (*missing, *wrong, *strange))
-    return BundleError(
-        f"the weights are not of {architecture} on {network.encoder.name}: {said}",
-        "give the encoder and the encoder_depth that they were trained with"
-        if encoder
-        else "give the options that they were trained with under SMP's names, such as decoder_channels",
-    )
+    said = "; ".join(f"{len(keys)} {what}: {few(keys)}" for what, keys in parts.items() if keys)
+    hint = "give the options that they were trained with under SMP's names, such as decoder_channels"
+    if any(key.startswith("encoder.") for key in (*missing, *wrong, *strange)):
+        hint = "give the encoder and the encoder_depth that they were trained with"
+    elif strange and all(key.startswith(PARTS[3]) for key in strange):
+        hint = "give the aux_params that they were trained with, or aux_params=None to leave the label head away"
+    return BundleError(f"the weights are not of {architecture} on {network.encoder.name}: {said}", hint)
 
 
 def _tell(source: Any, loaded: Loaded) -> None:
     place = source if isinstance(source, (str, Path)) else "state dict"
     for what, keys in (("not used", loaded.unused), ("missing", loaded.missing)):
         if keys:
-            logger.info("%s: %d tensors %s: %s", place, len(keys), what, _few(keys))
+            logger.info("%s: %d tensors %s: %s", place, len(keys), what, few(keys))
 
 
 def _statistics(bands: int, classes: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Statistics:
@@ -323,15 +279,3 @@ def _temporary() -> Path:
     place = Path(tempfile.mkdtemp(prefix="segpipe-smp-"))
     store.remove_at_exit(place)
     return place
-
-
-def _few(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
-
-
-def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    for wrapper in weights._WRAPPERS:
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    return state

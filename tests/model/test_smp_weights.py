@@ -120,6 +120,18 @@ def test_label_head_is_smps():
         torch.testing.assert_close(network.outputs(x).labels, model(x)[1], rtol=1e-4, atol=1e-5)
 
 
+def test_a_label_head_is_asked_about_and_may_be_left_away():
+    options = {"architecture": "unet", "encoder": "resnet18", **NARROW["unet"]}
+    model = peer("unet", "resnet18", aux_params={"classes": 7}, **NARROW["unet"])
+    with pytest.raises(BundleError, match="or aux_params=None to leave the label head away"):
+        from_smp(model.state_dict(), **options)
+    bundle = from_smp(model.state_dict(), aux_params=None, **options)
+    assert bundle.recipe["from_smp"]["unused"] == ["classification_head.3.weight", "classification_head.3.bias"]
+    x = image(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(bundle.network(x), model(x)[0], rtol=1e-4, atol=1e-4)
+
+
 # --- what a checkpoint may look like
 
 
@@ -154,8 +166,10 @@ def test_a_state_dict_is_left_as_it_is(model):
     )
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "net.model.", "_orig_mod."])
-@pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("prefix", "suffix"),
+    [("", ".pth"), ("module.", ".pt"), ("model.", ".ckpt"), ("net.model.", ".safetensors"), ("_orig_mod.", ".pth")],
+)
 def test_files_and_prefixes(model, tmp_path, prefix, suffix):
     state = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
     state["loss_fn.weight"] = torch.ones(3)

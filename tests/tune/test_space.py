@@ -70,7 +70,7 @@ def test_a_section_is_chosen_before_its_keys_are_set() -> None:
         ({"loss.7.weight": SPACE["loss.0.weight"]}, "loss.7.weight: not in the recipe"),
         ({"train.ema": {"kind": "uniform", "low": 0.5, "high": 1.5}}, "train.ema=1.5: train.ema: Input should be less"),
         ({"loss.0.weight": {"kind": "uniform", "low": -1, "high": 1}}, "loss.0.weight=-1.0: "),
-        ({"model.norm": {"kind": "choice", "values": ["batch", "layer"]}}, 'model.norm="layer": '),
+        ({"model.norm": {"kind": "choice", "values": ["batch", "groups"]}}, 'model.norm="groups": '),
         ({"train.steps": {"kind": "integer", "low": 0, "high": 5}}, "train.steps=0: "),
         ({"compute.num_workers": {"kind": "integer", "low": 1, "high": 2}}, "compute.num_workers: not to be searched"),
         ({"data.split.test": {"kind": "uniform", "low": 0.1, "high": 0.2}}, "data.split.test: not to be searched"),

@@ -251,7 +251,7 @@ def _source(name: str) -> Source:
 def _count(source: Source, name: str, depth: int | None) -> int:
     """Features down to a stride of 2**depth."""
     depth = depth or DEEPEST
-    count = sum(stride <= 2**depth for stride in source.strides)
+    count = sum(stride <= 1 << depth for stride in source.strides)
     if count == 0 or depth > DEEPEST:
         least = source.strides[0].bit_length() - 1
         raise RecipeError(f"model.depth: {name} cannot have a depth of {depth}", f"use {least} to {DEEPEST}")

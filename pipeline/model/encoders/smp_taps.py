@@ -127,10 +127,10 @@ def xception(model: nn.Module, source: Source) -> Stages:
     ]
 
 
-def efficientnet(model: nn.Module, source: Source) -> Stages:
+def efficientnet(model: Any, source: Source) -> Stages:
     """SMP's own EfficientNet: stages end within timm's, and TensorFlow's padding is frozen for one image size."""
-    blocks = [block for stage in model.get_submodule("blocks") for block in stage]
-    _freeze_padding([model.get_submodule("conv_stem"), *blocks], source.size)
+    blocks = [block for stage in model.blocks for block in stage]
+    _freeze_padding([model.conv_stem, *blocks], source.size)
     return [pick(model, "conv_stem", "bn1"), *_runs(_numbered(blocks, 0), source.ends)]
 
 
@@ -140,9 +140,9 @@ def timm_efficientnet(model: nn.Module, source: Source) -> Stages:
     return [pick(model, "conv_stem", "bn1"), *(pick(model, *(f"blocks.{i}" for i in run)) for run in runs)]
 
 
-def mobilenet_v2(model: nn.Module, source: Source) -> Stages:
+def mobilenet_v2(model: Any, source: Source) -> Stages:
     """The last feature is the one of 1280 channels that the classifier takes."""
-    blocks = [block for stage in model.get_submodule("blocks") for block in stage]
+    blocks = [block for stage in model.blocks for block in stage]
     first, *others = _runs(_numbered(blocks, 1), source.ends)
     others[-1] |= pick(model, "conv_head", "bn2")
     return [pick(model, "conv_stem", "bn1") | first, *others]
@@ -193,11 +193,17 @@ def _freeze_padding(modules: Iterable[nn.Module], size: int) -> None:
             total = max((out - 1) * stride + kernel - size, 0)
             low, high = total // 2, total - total // 2
             if low == high:
-                conv.__class__, conv.padding = nn.Conv2d, (low, low)
+                _become(conv, nn.Conv2d)
+                conv.padding = (low, low)
             else:
-                conv.__class__, conv.padding = FrozenConv2d, (0, 0)
-                conv.frozen = (low, high, low, high)  # type: ignore[assignment]
+                _become(conv, FrozenConv2d).frozen = (low, high, low, high)
             size = out
+
+
+def _become(conv: Any, kind: type[nn.Conv2d]) -> Any:
+    """Another kind of convolution with the same weights."""
+    conv.__class__ = kind
+    return conv
 
 
 def _pad(model: nn.Module, names: Iterable[str] = ("",)) -> None:
@@ -217,8 +223,7 @@ def dilate(stage: Stage, dilation: int) -> None:
     """
     for module in stage.values():
         for conv in [m for m in module.modules() if isinstance(m, nn.Conv2d)]:
-            if isinstance(conv, FrozenConv2d):
-                conv.__class__ = nn.Conv2d
+            _become(conv, nn.Conv2d)
             conv.stride, conv.dilation = (1, 1), (dilation, dilation)
             conv.padding = tuple(k // 2 * dilation for k in conv.kernel_size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,11 +69,19 @@ def soft_skeleton(image: Tensor, iterations: int) -> Tensor:
 
 def _erode(image: Tensor) -> Tensor:
     """Smallest of a pixel and its four neighbours."""
-    upright = -F.max_pool2d(-image, (3, 1), 1, (1, 0))
-    level = -F.max_pool2d(-image, (1, 3), 1, (0, 1))
-    return torch.minimum(upright, level)
+    return torch.minimum(_along(2, image, torch.minimum), _along(3, image, torch.minimum))
 
 
 def _dilate(image: Tensor) -> Tensor:
     """Largest of a pixel and its eight neighbours."""
-    return F.max_pool2d(image, 3, 1, 1)
+    return _along(3, _along(2, image, torch.maximum), torch.maximum)
+
+
+def _along(axis: int, image: Tensor, better: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The better of each pixel and its two neighbours along an axis. On a CPU many times as fast as pooling."""
+    length = image.shape[axis]
+    if length == 1:
+        return image
+    pairs = better(image.narrow(axis, 0, length - 1), image.narrow(axis, 1, length - 1))
+    inner = better(pairs.narrow(axis, 0, length - 2), pairs.narrow(axis, 1, length - 2))
+    return torch.cat([pairs.narrow(axis, 0, 1), inner, pairs.narrow(axis, length - 2, 1)], axis)
