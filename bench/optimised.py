@@ -3,11 +3,11 @@
     python -m bench.optimised                                # 512², one thread
     python -m bench.optimised --bundle runs/roads/.../bundle --images 'data/images/*.tif'
 
-Theirs is what one gets without doing anything: float32, NCHW, eager. Ours is `bundle.optimised()` for inference, and for
-training what the loop does: bfloat16 autocast where the processor has it, channels_last. The two take turns, so that a
-machine that slows down slows both; what counts is CPU time of the process. Only the start of a model, which is done on
-all processors, is elapsed time. With a bundle of a trained network and images, the share of pixels that keep their class
-is counted too.
+Theirs is what one gets without doing anything: float32, NCHW, eager. Ours is `bundle.optimised()` for inference, and
+for training what the loop does: bfloat16 autocast where the processor has it, channels_last. The two take turns, so
+that a machine that slows down slows both; what counts is CPU time of the process. Only the start of a model, which is
+done on all processors, is elapsed time. With a bundle of a trained network and images, the share of pixels that keep
+their class is counted too.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def starts(repeat: int) -> tuple[list[float], list[float]]:
         for who, (imports, call) in STARTS.items():
             code = f"import time; {imports}; t = time.process_time(); {call}; print(time.process_time() - t)"
             out = subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+                [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, env=free
             )
             taken[who].append(float(out.stdout.split()[-1]))
     return taken["SMP"], taken["ours"]
