@@ -135,10 +135,9 @@ def starts(repeat: int) -> tuple[list[float], list[float]]:
     free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     for _ in range(repeat):
         for who, (imports, call) in STARTS.items():
-            code = f"import time; {imports}; t = time.process_time(); {call}; print(time.process_time() - t)"
-            out = subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, env=free
-            )
+            code = f"import time; {imports}; t = time.perf_counter(); {call}; print(time.perf_counter() - t)"
+            command = [sys.executable, "-W", "ignore", "-c", code]
+            out = subprocess.run(command, capture_output=True, text=True, check=True, env=free)
             taken[who].append(float(out.stdout.split()[-1]))
     return taken["SMP"], taken["ours"]
 

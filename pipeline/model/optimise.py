@@ -178,6 +178,7 @@ def _example(network: Network) -> Tensor:
 
 def difference(a: Tensor, b: Tensor) -> float:
     """The largest difference, relative to the largest value of `b`."""
+    a, b = a.detach(), b.detach()
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
 
 

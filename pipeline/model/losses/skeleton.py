@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pipeline.model.losses.evidence import Evidence
 from pipeline.model.losses.weighing import mean_over_classes
+
+_ELEMENTS: Final = 1 << 17  # half a MiB of float32: several steps fit into a core's second cache
+_ELEMENTS_ELSEWHERE: Final = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,43 @@ class ClDiceTerm:
 
 def soft_skeleton(image: Tensor, iterations: int) -> Tensor:
     """Soft skeleton of `image` [N,K,H,W] in 0..1: what openings with a growing cross remove, taken together."""
+    if torch.compiler.is_compiling():
+        return _skeleton(image, iterations)
+    skeleton: Tensor = _InPieces.apply(image, iterations)
+    return skeleton
+
+
+class _InPieces(torch.autograd.Function):
+    """`_skeleton` of a few planes at a time, made again on the way back: its dozens of steps stay in the processor's
+    cache, and none of them in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, iterations: int) -> Tensor:
+        ctx.save_for_backward(image)
+        ctx.iterations = iterations
+        return torch.cat([_skeleton(piece, iterations) for piece in _pieces(image)]).view(image.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_skeleton: Tensor) -> tuple[Tensor, None]:
+        (image,) = ctx.saved_tensors
+        out = []
+        for piece, gradient in zip(_pieces(image), _pieces(by_skeleton), strict=True):
+            with torch.enable_grad():
+                x = piece.detach().requires_grad_()
+                skeleton = _skeleton(x, ctx.iterations)
+            out += torch.autograd.grad(skeleton, x, gradient)
+        return torch.cat(out).view(image.shape), None
+
+
+def _pieces(maps: Tensor) -> tuple[Tensor, ...]:
+    """[n,1,H,W] of the planes of `maps` [N,K,H,W]."""
+    planes = maps.flatten(0, 1)[:, None]
+    elements = _ELEMENTS if maps.device.type == "cpu" else _ELEMENTS_ELSEWHERE
+    return planes.split(max(1, elements // max(1, maps.shape[2] * maps.shape[3])))
+
+
+def _skeleton(image: Tensor, iterations: int) -> Tensor:
     opened = _dilate(_erode(image))
     skeleton = F.relu(image - opened)
     for _ in range(iterations):
