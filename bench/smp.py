@@ -81,6 +81,8 @@ def features(theirs: nn.Module, ours: SMPEncoder, x: Tensor) -> tuple[list[Tenso
 
 def apart(expected: list[Tensor], found: list[Tensor]) -> float:
     assert [f.shape for f in expected] == [f.shape for f in found]
+    alive = min(float((f[0] - f[1]).abs().max() / f.abs().max()) for f in expected)
+    assert alive > 0.01, "the features do not depend on the image: nothing is shown"
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(expected, found, strict=True))
 
 

@@ -82,7 +82,7 @@ class _InPieces(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_skeleton: Tensor) -> tuple[Tensor, None]:
         (image,) = ctx.saved_tensors
-        out = []
+        out: list[Tensor] = []
         for piece, gradient in zip(_pieces(image), _pieces(by_skeleton), strict=True):
             with torch.enable_grad():
                 x = piece.detach().requires_grad_()
@@ -95,7 +95,7 @@ def _pieces(maps: Tensor) -> tuple[Tensor, ...]:
     """[n,1,H,W] of the planes of `maps` [N,K,H,W]."""
     planes = maps.flatten(0, 1)[:, None]
     elements = _ELEMENTS if maps.device.type == "cpu" else _ELEMENTS_ELSEWHERE
-    return planes.split(max(1, elements // max(1, maps.shape[2] * maps.shape[3])))
+    return torch.split(planes, max(1, elements // max(1, maps.shape[2] * maps.shape[3])))
 
 
 def _skeleton(image: Tensor, iterations: int) -> Tensor:
