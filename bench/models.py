@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -55,8 +57,9 @@ Step = Callable[[nn.Module, Tensor], None]
 
 def main() -> None:
     options = arguments()
-    warnings.filterwarnings("ignore", category=UserWarning)
-    torch.set_num_threads(options.threads)
+    if options.row:
+        rows(options.only[0], options)
+        return
     print(
         f"\nours / SMP {smp.__version__}: {ENCODER}, {options.size}², {options.precision} {options.layout}, "
         f"{options.threads} threads, medians of {options.repeat} turns\n"
@@ -64,12 +67,19 @@ def main() -> None:
     print("| architecture | batch | forward | forward + backward | peak of forward | peak of step | difference |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for kind in options.only:
-        ours, theirs = twins(kind)
-        layout = {"memory_format": LAYOUTS[options.layout]}  # a bundle's network comes in channels_last
-        pair = [network.to(**layout) for network in (ours, theirs)]  # type: ignore[call-overload]
-        for batch in options.batch:
-            image = torch.randn(batch, BANDS, options.size, options.size).to(**layout)  # type: ignore[call-overload]
-            print(row(kind, pair, image, options), flush=True)
+        # In one process the heap that one architecture leaves behind would slow or speed the next.
+        command = [sys.executable, "-m", "bench.models", *sys.argv[1:], "--row", "--only", kind]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL if options.quiet else None)
+
+
+def rows(kind: str, options: argparse.Namespace) -> None:
+    warnings.filterwarnings("ignore", category=UserWarning)
+    torch.set_num_threads(options.threads)
+    layout = {"memory_format": LAYOUTS[options.layout]}  # a bundle's network comes in channels_last
+    pair = [network.to(**layout) for network in twins(kind)]  # type: ignore[call-overload]
+    for batch in options.batch:
+        image = torch.randn(batch, BANDS, options.size, options.size).to(**layout)  # type: ignore[call-overload]
+        print(row(kind, pair, image, options), flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -80,6 +90,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=7, help="turns of each")
     parser.add_argument("--layout", choices=LAYOUTS, default="contiguous")
+    parser.add_argument("--row", action="store_true", help="of the first architecture only, in this process")
+    parser.add_argument("--quiet", action="store_true", help="without what the profiler says on stderr")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 by autocast")
     return parser.parse_args()
 
