@@ -52,7 +52,7 @@ def main() -> None:
             print(rows[-1], end="", flush=True)
     if options.write:
         before, _, rest = DOCS.read_text().partition(BEGIN)
-        DOCS.write_text(f"{before}{BEGIN}\n{HEADER}{''.join(rows)}\n{END}{rest.partition(END)[2]}")
+        DOCS.write_text(f"{before}{BEGIN}{HEADER}{''.join(rows)}{END}{rest.partition(END)[2]}")
 
 
 @torch.no_grad()

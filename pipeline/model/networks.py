@@ -136,8 +136,19 @@ class Network(nn.Module):
 
     def logits(self, image: Tensor) -> Tensor:
         """Logits [N,K,H,W] of raw pixels, in any mode."""
+        return self._whole(*self._decoded(image), image)
+
+    def _decoded(self, image: Tensor) -> tuple[Tensor, torch.Size]:
+        """What the head makes of an image, and the padded image's size; nothing else of what was made is left."""
         x = self._prepare(image)
-        return self._full(self.head(self.decoder(*self._encode(x))), x, image)
+        features, *tokens = self._encode(x)
+        size = x.shape[-2:]
+        del x
+        if getattr(self.decoder, "spends", False):
+            # A copy is emptied on the way, not what a hook on the encoder may hold.
+            features = [*features]
+            return self.head(self.decoder(features, spend=True)), size
+        return self.head(self.decoder(features, *tokens)), size
 
     def outputs(self, image: Tensor) -> Outputs:
         """Everything that the network has to say of raw pixels, in any mode."""
@@ -152,8 +163,9 @@ class Network(nn.Module):
         if self.auxiliary is not None:
             helpers.append(self.auxiliary(features[self.stage]))
         labels = self.labels(features[-1]) if self.labels is not None else None
+        size = x.shape[-2:]
         return Outputs(
-            self._full(self.head(decoded), x, image), tuple(self._full(h, x, image) for h in helpers), labels
+            self._whole(self.head(decoded), size, image), tuple(self._whole(h, size, image) for h in helpers), labels
         )
 
     def _encode(self, x: Tensor) -> tuple[Any, ...]:
@@ -173,10 +185,10 @@ class Network(nn.Module):
         bottom, right = (max(-size % self.multiple, 2 * self.multiple - size) for size in x.shape[-2:])
         return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
-    def _full(self, logits: Tensor, x: Tensor, image: Tensor) -> Tensor:
-        """`logits` enlarged to the size of the padded `x` and cropped to that of `image`."""
-        if logits.shape[-2:] != x.shape[-2:]:
-            logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+    def _whole(self, logits: Tensor, size: Sequence[int], image: Tensor) -> Tensor:
+        """`logits` enlarged to the size of the padded image and cropped to that of `image`."""
+        if logits.shape[-2:] != tuple(size):
+            logits = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
         return logits[..., : image.shape[-2], : image.shape[-1]]
 
 

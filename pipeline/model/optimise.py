@@ -116,8 +116,8 @@ class Optimised(Network):
     def _encode(self, x: Tensor) -> tuple[Any, ...]:
         return super()._encode(x.to(dtype=self.dtype, memory_format=self.layout))
 
-    def _full(self, logits: Tensor, x: Tensor, image: Tensor) -> Tensor:
-        return super()._full(logits.float(), x, image)
+    def _whole(self, logits: Tensor, size: Sequence[int], image: Tensor) -> Tensor:
+        return super()._whole(logits.float(), size, image)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import get_args
 
 import pytest
@@ -83,6 +84,24 @@ class TestEveryNetwork:
             nn.init.constant_(parameter, 0.1)
         other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         assert torch.equal(other(image), net(image))
+
+
+@pytest.mark.parametrize("kind", ["unet", "unetplusplus", "manet", "linknet"])
+def test_stages_are_gone_before_the_head(kind):
+    net, held, alive = network(kind).eval(), [], []
+    net.encoder.register_forward_hook(lambda *call: held.extend(weakref.ref(stage) for stage in call[-1]))
+    net.head.register_forward_pre_hook(lambda *_: alive.extend(ref() is not None for ref in held))
+    with torch.no_grad():
+        net(pixels(1, 4, 64, 64))
+    assert len(alive) == len(net.encoder.channels)
+    assert not any(alive)
+
+
+def test_what_a_hook_keeps_of_the_encoder_is_not_emptied():
+    net, held = network("unet").eval(), []
+    net.encoder.register_forward_hook(lambda *call: held.append(call[-1]))
+    net(pixels(1, 4, 64, 64))
+    assert [stage.shape[1] for stage in held[0]] == list(net.encoder.channels)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

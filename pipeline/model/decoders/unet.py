@@ -8,6 +8,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from pipeline.model import norms
+from pipeline.model.decoders import strips
 from pipeline.model.decoders.blocks import (
     SCSE,
     SCSE_NAMES,
@@ -43,7 +44,7 @@ class UpBlock(nn.Module):
         `alone`: attention comes before the first convolution even where nothing is joined.
         """
         super().__init__()
-        norm = section.norm
+        norm, self.outputs = section.norm, outputs
         join = JoinConv(inputs, skip, outputs, bias=norm == "none", interpolation=section.interpolation)
         self.conv1 = ConvBlock(join, norms.layer(norm, outputs), activation(section.activation))
         self.conv2 = conv_block(outputs, outputs, norm, section.activation)
@@ -52,8 +53,12 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
         """`x` [N,inputs,h,w], skips [N,...,2h,2w] -> [N,outputs,2h,2w]."""
-        x = x if skips else interleaved(x)
-        out: Tensor = self.attention2(self.conv2(self.conv1(x, *skips, attention=self.attention1)))
+        if not skips and self.attention1 is None and strips.pay(x, self.outputs, self.conv1[1]):
+            x = strips.doubled(lambda strip: self.conv2(self.conv1(strip)), x, self.outputs, margin=2)
+        else:
+            x = x if skips else interleaved(x)
+            x = self.conv2(self.conv1(x, *skips, attention=self.attention1))
+        out: Tensor = self.attention2(x)
         return out
 
 
