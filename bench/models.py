@@ -76,8 +76,9 @@ def rows(kind: str, options: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     torch.set_num_threads(options.threads)
     layout = {"memory_format": LAYOUTS[options.layout]}  # a bundle's network comes in channels_last
-    pair = [network.to(**layout) for network in twins(kind)]  # type: ignore[call-overload]
     for batch in options.batch:
+        # New ones: steps of training leave moments that differ by rounding.
+        pair = [network.to(**layout) for network in twins(kind)]  # type: ignore[call-overload]
         image = torch.randn(batch, BANDS, options.size, options.size).to(**layout)  # type: ignore[call-overload]
         print(row(kind, pair, image, options), flush=True)
 
