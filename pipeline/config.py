@@ -17,9 +17,9 @@ import typing
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
@@ -27,6 +27,9 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import RecipeError
 
 INLINE_PREFIX = "inline:"
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -40,6 +43,11 @@ class Section(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
+
+
+def of_kind(value: Any, kind: str) -> Any:
+    """A mapping with this `kind`, if it names none."""
+    return {"kind": kind, **value} if isinstance(value, Mapping) else value
 
 
 SectionT = TypeVar("SectionT", bound=Section)

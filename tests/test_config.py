@@ -99,7 +99,6 @@ def test_all_errors_at_once_with_path_and_nearest_name(base):
         ("data.classes.5.name=x", "'5' is no position in a list of 2"),
         ("data.classes=[{name: a}, {name: a}]", "two have the same name"),
         ("data.classes=[{name: a, values: [1]}, {name: b}]", "label value 1 belongs to a and to b"),
-        ("data.labels=masks/mask.png", r"must contain \{id\}"),
         ("compute.num_workers=3", r"8 chips do not divide over compute.num_workers 3; use 6 or 9 chips, or 1, 2, 4, 8"),
         ("promote.max_drop={road: 0.1}", "no class 'road'; classes are no, yes"),
         ("promote.metric=iou.road", "'iou.road' is no score; scores are miou, mdice"),

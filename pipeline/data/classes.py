@@ -61,8 +61,10 @@ class Classes:
         return cls(
             names=tuple(c.name for c in data.classes),
             colors=tuple(_color(c, i) for i, c in enumerate(data.classes)),
-            values=tuple(tuple(c.values) if c.values is not None else (i,) for i, c in enumerate(data.classes)),
-            ignore_values=tuple(data.ignore_values),
+            values=tuple(
+                tuple(map(int, c.values)) if c.values is not None else (i,) for i, c in enumerate(data.classes)
+            ),
+            ignore_values=tuple(map(int, data.ignore_values)),
         )
 
     def to_json(self) -> dict[str, Any]:

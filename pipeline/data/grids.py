@@ -67,11 +67,25 @@ class Grid:
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """What a header says; an alpha band is no band."""
+    """What a header says; an alpha band is no band.
+
+    Attributes:
+        grid: of the finest level.
+        bands: their names.
+        dtype: of all bands.
+        slices: of a volume; 1 of everything else.
+        tile: height and width of an internal storage block.
+        levels: height and width of every level, finest first.
+        format: what kind of file it is, and how it is compressed, for people.
+    """
 
     grid: Grid
     bands: tuple[str, ...]
     dtype: str
+    slices: int = 1
+    tile: tuple[int, int] = (0, 0)
+    levels: tuple[tuple[int, int], ...] = ()
+    format: str = ""
 
     @property
     def georeferenced(self) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.windows import Window
 from pipeline.errors import ManifestError
-from pipeline.recipe import Sampling
+from pipeline.recipe.sampling import Sampling
 
 _ROUNDS = 6
 _MASK64 = (1 << 64) - 1

@@ -38,8 +38,17 @@ class Found:
 class Scene:
     """One area seen once: an image and usually a label on the same grid.
 
-    `stamp` identifies the content whatever the files' dates; `class_counts` are the labelled pixels per class, ()
-    without a label.
+    Attributes:
+        id: unique.
+        image: URI; of bands in files of their own, their URIs with line feeds between.
+        label: URI of a raster or vector file; None without.
+        split, group: where it belongs.
+        height, width, crs, transform: its grid.
+        stamp: identifies the content whatever the files' dates.
+        class_counts: labelled pixels per class, () without a label.
+        slices: of a volume, 1 otherwise.
+        origin: row and column in the file of the scene's first pixel, where a file was cut into several scenes.
+        aoi: URI of a vector file, outside whose shapes nothing is annotated.
     """
 
     id: str
@@ -53,6 +62,9 @@ class Scene:
     transform: tuple[float, float, float, float, float, float]
     stamp: str
     class_counts: tuple[int, ...] = ()
+    slices: int = 1
+    origin: tuple[int, int] = (0, 0)
+    aoi: str | None = None
 
     @property
     def grid(self) -> Grid:
@@ -68,7 +80,7 @@ def find(data: Data) -> list[Found]:
     """
     root = absolute(data.root)
     labels = [] if data.labels is None else _files(data.labels.replace("{id}", "*"), root)
-    matched = _files(data.images, root)
+    matched = _files(data.images or "", root)
     images = sorted(set(matched) - set(labels))
     if not images:
         raise _nothing(data, root, len(matched))

@@ -14,7 +14,8 @@ from typing import Final
 from pipeline import store
 from pipeline.data.scenes import some
 from pipeline.errors import ManifestError
-from pipeline.recipe import Data, HashSplit, TableSplit
+from pipeline.recipe import Data
+from pipeline.recipe.sampling import HashSplit, TableSplit
 
 logger = logging.getLogger(__name__)
 

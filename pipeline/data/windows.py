@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """Rows [row, row + height) and columns [col, col + width) of a scene, in pixels.
+    """Rows [row, row + height) and columns [col, col + width) of a scene, in pixels; of a volume, in one of its slices.
 
     It may reach outside the scene; what lies there is padding.
     """
@@ -16,6 +16,7 @@ class Window(NamedTuple):
     col: int
     height: int
     width: int
+    slice: int = 0
 
 
 def cover(height: int, width: int, size: int, overlap: float = 0.0) -> Iterator[Window]:

@@ -11,127 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline import config
-from pipeline.config import Section
+from pipeline.config import Positive, Section, Share
+from pipeline.recipe.data import Data as Data
+from pipeline.recipe.labels import ClassSpec as ClassSpec
 from pipeline.recipe.losses import CrossEntropy, Dice, LossTerm
 from pipeline.recipe.networks import Encoded, Model, UNet
+from pipeline.recipe.pixels import Augment as Augment
+from pipeline.recipe.storage import Storage as Storage
 
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
-
-
-class ClassSpec(Section):
-    """One class: its name, the label values that mean it, its colour."""
-
-    name: Annotated[str, Field(min_length=1)]
-    """Shown in reports and written to predicted rasters."""
-    values: list[int] | None = None
-    """Label values that mean this class; by default the class's position in the list."""
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
-    """As #rrggbb; by default one from a palette that colour-blind people can tell apart."""
-
-
-class TableSplit(Section):
-    """Splits as a table says."""
-
-    kind: Literal["table"] = "table"
-    path: str = "splits.csv"
-    """CSV with the columns `id`, `split` (train, val, test) and optionally `group`; relative to `data.root`."""
-
-
-class HashSplit(Section):
-    """Splits by a hash of the group: stable when scenes are added, and no group is in two splits."""
-
-    kind: Literal["hash"] = "hash"
-    val: Share = 0.0
-    """Share of the groups for validation during training."""
-    test: Share = 0.2
-    """Share of the groups for the frozen test split."""
-    group: str | None = None
-    """Regular expression on the scene id; its first bracket (or all it matches) is the group. By default each
-    scene is a group of its own."""
-
-    @model_validator(mode="after")
-    def _leave_some(self) -> HashSplit:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val {self.val} + test {self.test} leaves nothing to train on")
-        return self
-
-
-class Sampling(Section):
-    """Which windows training sees."""
-
-    kind: Literal["uniform"] = "uniform"
-    size: Positive = 256
-    """Height and width of a chip in pixels."""
-    weight: Literal["area", "scene"] = "area"
-    """Scenes are drawn in proportion to their area, or all alike."""
-    epoch_size: Positive | None = None
-    """Chips in an epoch; by default as many as cover the train split once."""
-
-
-class Augment(Section):
-    """One albumentations transform by class name; all other keys are its own arguments."""
-
-    model_config = ConfigDict(extra="allow")
-    transform: str
-    """Class name in albumentations, such as HorizontalFlip."""
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The transform's own arguments."""
-        return dict(self.model_extra or {})
-
-
-class Data(Section):
-    """Scenes, classes, splits and windows."""
-
-    root: str
-    """Folder or s3:// prefix that holds images and labels."""
-    images: str
-    """Glob of the images under `root`, such as `images/*.tif`. The file's stem is the scene's id."""
-    labels: str | None
-    """Where an image's label is, with {id} for its stem: `masks/{id}.png`, `{id}_mask.png`. A glob is allowed
-    where the ending differs. Files that match it are not taken for images. null: there are none."""
-    classes: Annotated[list[ClassSpec], Field(min_length=2, max_length=255)]
-    """In order of their ids 0..K-1. Background, if there is one, is an ordinary class."""
-    ignore_values: list[int] = []
-    """Label values that mean: not annotated. The label's own nodata value always does."""
-    bands: list[str] | None = None
-    """Names of the bands, in file order; by default the files' own descriptions, or band_1, band_2, ..."""
-    nodata: float | None = None
-    """Pixels of this value are invalid, in addition to what the file says (nodata, NaN, mask band, alpha)."""
-    split: Annotated[TableSplit | HashSplit, Field(discriminator="kind")] = HashSplit()
-    """Which scenes train, validate and test."""
-    sampling: Sampling = Sampling()
-    """Which windows of the train split are chips."""
-    augment: list[Augment] = []
-    """Applied in this order to the chips of training, keyed by (seed, epoch, number)."""
-    statistics_pixels: Positive = 50_000_000
-    """Statistics read about this many pixels of the train split, spread evenly; fewer scenes are read whole."""
-
-    @field_validator("augment", mode="before")
-    @classmethod
-    def _bare_names(cls, value: Any) -> Any:
-        return [{"transform": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Data:
-        names = [c.name for c in self.classes]
-        if len(set(names)) < len(names):
-            raise ValueError(f"classes: two have the same name in {names}")
-        seen: dict[int, str] = dict.fromkeys(self.ignore_values, "ignore_values")
-        for position, spec in enumerate(self.classes):
-            for value in spec.values if spec.values is not None else [position]:
-                if value in seen:
-                    raise ValueError(f"classes: label value {value} belongs to {seen[value]} and to {spec.name}")
-                seen[value] = spec.name
-        if self.labels is not None and "{id}" not in self.labels:
-            raise ValueError("labels: must contain {id}, the stem of the image's file")
-        return self
 
 
 class AdamW(Section):
@@ -344,6 +235,8 @@ class Compute(Section):
     """torch.compile the network."""
     address: str | None = None
     """Ray cluster to connect to; by default the one in RAY_ADDRESS, else one on this machine."""
+    storage: Storage = Storage()
+    """How buckets and servers are reached."""
 
 
 class Recipe(Section):
@@ -376,7 +269,7 @@ class Recipe(Section):
     @field_validator("model", mode="before")
     @classmethod
     def _unet(cls, value: Any) -> Any:
-        return {"kind": UNet.model_fields["kind"].default, **value} if isinstance(value, Mapping) else value
+        return config.of_kind(value, "unet")
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:

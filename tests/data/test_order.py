@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from pipeline.data.order import Order, permute, words
 from pipeline.errors import ManifestError
-from pipeline.recipe import Sampling
+from pipeline.recipe.sampling import Uniform
 
 SIZES = [(300, 200), (64, 64), (30, 500), (20, 20), (1000, 700)]
 
 
 def order(sizes=SIZES, digest: str = "d", seed: int = 0, **sampling) -> Order:
-    return Order(sizes, Sampling(**{"size": 64, **sampling}), digest, seed)
+    return Order(sizes, Uniform(**{"size": 64, **sampling}), digest, seed)
 
 
 def epoch(order: Order, number: int) -> list:

@@ -1,0 +1,128 @@
+"""What a recipe says about data: scenes, classes, splits and windows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline import config
+from pipeline.config import Positive, Section
+from pipeline.recipe.labels import ClassSpec, Label
+from pipeline.recipe.pixels import Augment
+from pipeline.recipe.sampling import AnySampling, HashSplit, Split, Uniform
+
+
+class Reading(Section):
+    """What files alone do not say about how to read them."""
+
+    mpp: Annotated[float, Field(gt=0)] | None = None
+    """Slides: micrometres per pixel; the level that comes nearest is read. By default the finest."""
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """Volumes: the direction that slices are stacked in."""
+    hounsfield: tuple[float, float] | None = None
+    """CT: lowest and highest value in Hounsfield units; others are set to these."""
+    max_pixels: Positive = 600_000_000_000
+    """A header that claims more is taken for damaged."""
+
+
+class Fail(Section):
+    """A scene that cannot be read ends the work."""
+
+    kind: Literal["fail"] = "fail"
+
+
+class Quarantine(Section):
+    """Scenes that cannot be read are left out, and named with the reason."""
+
+    kind: Literal["quarantine"] = "quarantine"
+    max: Positive = 10
+    """More than so many end the work."""
+
+
+class Data(Section):
+    """Scenes, classes, splits and windows."""
+
+    root: str
+    """Folder or s3:// prefix that holds images and labels."""
+    images: str | None = None
+    """Glob of the images under `root`, such as `images/*.tif`. The file's stem is the scene's id."""
+    bands_apart: dict[str, str] | None = None
+    """Instead of `images`, where each band is a file: name of the band -> pattern with {id}, such as
+    `red: "*/{id}_B04.jp2"`. The first one's grid is the scene's; the others are resampled to it."""
+    scenes: str | None = None
+    """Instead of `images`, a list of scenes: a CSV or Parquet table with the columns `id`, `image` and optionally
+    `label`, `split`, `group`, or a STAC item collection; relative to `root`, as are the paths in it."""
+    labels: str | None
+    """Where an image's label is, with {id} for its stem: `masks/{id}.png`, `{id}_mask.png`, `labels/{id}.geojson`, or
+    one vector file for all. A glob is allowed where the ending differs. Files that match it are not taken for images.
+    null: there are none."""
+    label: Label = Label()
+    """How labels are read."""
+    aoi: str | None = None
+    """Vector file, for all scenes or with {id}: what lies outside its shapes is not annotated."""
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    """multilabel: a pixel can be of several classes or none; labels have one band per class."""
+    classes: Annotated[list[ClassSpec], Field(min_length=1, max_length=255)]
+    """In order of their ids 0..K-1. Background, if there is one, is an ordinary class."""
+    ignore_values: list[int | str] = []
+    """Label values (also ranges and colours) that mean: not annotated. The label's own nodata value always does."""
+    align: Literal["image"] | None = None
+    """image: labels on another grid than the image are brought to the image's, nearest neighbour. By default they are
+    refused."""
+    bands: list[str] | None = None
+    """Names of the bands, in file order; by default the files' own descriptions, or band_1, band_2, ..."""
+    nodata: float | None = None
+    """Pixels of this value are invalid, in addition to what the file says (nodata, NaN, mask band, alpha)."""
+    reading: Reading = Reading()
+    """What files alone do not say."""
+    on_error: Annotated[Fail | Quarantine, Field(discriminator="kind")] = Fail()
+    """What becomes of scenes that cannot be read: `fail`, `quarantine`, or {kind: quarantine, max: 10}."""
+    split: Split = HashSplit()
+    """Which scenes train, validate and test."""
+    sampling: AnySampling = Uniform()
+    """Which windows of the train split are chips."""
+    augment: list[Augment] = []
+    """Applied in this order to the chips of training, keyed by (seed, epoch, number)."""
+    statistics_pixels: Positive = 50_000_000
+    """Statistics read about this many pixels of the train split, spread evenly; fewer scenes are read whole."""
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        return [{"transform": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @field_validator("on_error", mode="before")
+    @classmethod
+    def _bare_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _uniform(cls, value: Any) -> Any:
+        return config.of_kind(value, "uniform")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Data:
+        names = [c.name for c in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes: two have the same name in {names}")
+        if len(names) < 2 and self.task == "multiclass":
+            raise ValueError("classes: one class alone cannot be told from anything; name the background, too")
+        seen: dict[int | str, str] = dict.fromkeys(self.ignore_values, "ignore_values")
+        for position, spec in enumerate(self.classes):
+            for value in spec.values if spec.values is not None else [position]:
+                if value in seen:
+                    raise ValueError(f"classes: label value {value} belongs to {seen[value]} and to {spec.name}")
+                seen[value] = spec.name
+        return self
+
+    @model_validator(mode="after")
+    def _found_in_one_way(self) -> Data:
+        ways = [name for name in ("images", "bands_apart", "scenes") if getattr(self, name) is not None]
+        if len(ways) != 1:
+            raise ValueError(f"one of images, bands_apart and scenes says where scenes are, not {ways or 'none'}")
+        for name, pattern in (self.bands_apart or {}).items():
+            if "{id}" not in pattern:
+                raise ValueError(f"bands_apart.{name}: must contain {{id}}")
+        return self
