@@ -1,37 +1,46 @@
-"""Scenes: what they are, and how images and labels are found and paired."""
+"""Scenes: what they are, and how images and labels are found: by patterns, or from a list."""
 
 from __future__ import annotations
 
-import bisect
-import glob
 import logging
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Final
 
 from pipeline import store
+from pipeline.data import listings, pairing
 from pipeline.data.grids import Grid
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
 
 logger = logging.getLogger(__name__)
 
+BETWEEN: Final = "\n"
+"""Between the URIs of an image whose bands are files of their own."""
+
 # GDAL and QGIS put these beside a raster; a glob such as images/* finds them, too.
-_SIDECARS = (".aux.xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".wld", ".prj", ".txt", ".csv", ".json", ".db")
-_SHOWN = 5
-_WILDCARD = re.compile(r"(\*\*/|\*|\?|\[!?\]?[^\]]*\])")
+_SIDECARS: Final = (".aux.xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".wld", ".prj", ".txt", ".csv", ".json", ".db")
+# A shapefile is several files; the first is its name.
+_PARTS: Final = (".shx", ".dbf", ".cpg", ".sbn", ".sbx", ".qix", ".qmd")
+_SHOWN: Final = 5
 
 
 @dataclass(frozen=True)
 class Found:
-    """One image and its label, not opened yet."""
+    """Files of one scene, not opened yet."""
 
     id: str
     image: str
     label: str | None
+    aoi: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.image.split(BETWEEN), *(f for f in (self.label, self.aoi) if f is not None))
 
 
 @dataclass(frozen=True)
@@ -73,32 +82,35 @@ class Scene:
 
 
 def find(data: Data) -> list[Found]:
-    """Pair images with labels, sorted by id. Local paths are absolute.
+    """The scenes of a data section, sorted by id. Local paths are absolute.
 
     Raises:
-        ManifestError: the glob finds no image, images lack a label or have two, ids occur twice; all at once.
+        ManifestError: no image is found, images lack a label or a band or have two, ids occur twice; all at once.
     """
     root = absolute(data.root)
-    labels = [] if data.labels is None else _files(data.labels.replace("{id}", "*"), root)
-    matched = _files(data.images or "", root)
-    images = sorted(set(matched) - set(labels))
-    if not images:
-        raise _nothing(data, root, len(matched))
-    by_id: defaultdict[str, list[str]] = defaultdict(list)
-    for image in images:
-        by_id[PurePosixPath(image).stem].append(image)
-    problems = [f"id {i} has several images: {', '.join(paths)}" for i, paths in by_id.items() if len(paths) > 1]
-    pairs: dict[str, list[str]] = {i: [] for i in by_id}
+    labels = _labels(data, root)
+    images, own, problems = _images(data, root, labels)
+    label_of = dict(own)
     if data.labels is not None:
-        pairs = _labels_of(by_id, root, data.labels, labels)
-        problems += _unpaired(pairs, data.labels)
+        more, wrong = _partners([i for i in images if i not in own], "label", data.labels, labels, root)
+        label_of |= more
+        problems += wrong
+        used = {*label_of.values()}
+        spare = [label for label in labels if label not in used and label not in more.values()]
+        if spare and not wrong:
+            logger.warning("%d labels belong to no image: %s", len(spare), some(sorted(map(_name, spare))))
+    aoi_of: dict[str, str] = {}
+    if data.aoi is not None:
+        files = _files(data.aoi.replace("{id}", "*"), root)
+        aoi_of, wrong = _partners(images, "area of interest", data.aoi, files, root)
+        problems += wrong
     if problems:
         raise ManifestError(
             f"{len(problems)} problem{'s' if len(problems) > 1 else ''} with the files in {root}\n  "
             + "\n  ".join(problems),
-            "check data.images and data.labels",
+            f"check data.{_way(data)} and data.labels",
         )
-    return [Found(i, by_id[i][0], pairs[i][0] if pairs[i] else None) for i in sorted(by_id)]
+    return [Found(i, images[i], label_of.get(i), aoi_of.get(i)) for i in sorted(images)]
 
 
 def absolute(root: str) -> str:
@@ -113,8 +125,80 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def _way(data: Data) -> str:
+    return next(name for name in ("images", "bands_apart", "scenes") if getattr(data, name) is not None)
+
+
+def _labels(data: Data, root: str) -> list[str]:
+    return [] if data.labels is None else _files(data.labels.replace("{id}", "*"), root)
+
+
+def _images(data: Data, root: str, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Image of each id, labels that the list of scenes knows, and what is wrong."""
+    if data.scenes is not None:
+        listed = listings.read(store.join(root, data.scenes), root, data.assets)
+        times = Counter(entry.id for entry in listed)
+        problems = [f"id {i} is in {data.scenes} {n} times" for i, n in sorted(times.items()) if n > 1]
+        own = {entry.id: entry.label for entry in listed if entry.label is not None}
+        return {entry.id: BETWEEN.join(entry.images) for entry in listed}, own, problems
+    if data.bands_apart is not None:
+        images, problems = _bands_apart(data.bands_apart, root)
+        return images, {}, problems
+    matched = _files(data.images or "", root)
+    by_id: dict[str, list[str]] = {}
+    for image in sorted(set(matched) - set(labels)):
+        by_id.setdefault(PurePosixPath(image).stem, []).append(image)
+    if not by_id:
+        raise _nothing(data, root, len(matched))
+    problems = [f"id {i} has several images: {', '.join(paths)}" for i, paths in by_id.items() if len(paths) > 1]
+    return {i: paths[0] for i, paths in by_id.items()}, {}, problems
+
+
+def _bands_apart(patterns: dict[str, str], root: str) -> tuple[dict[str, str], list[str]]:
+    """The image of each id: its bands' files in the order of the patterns."""
+    (first, pattern), *others = patterns.items()
+    by_id = pairing.ids_in(_files(pattern.replace("{id}", "*"), root), pattern, root)
+    if not by_id:
+        raise ManifestError(
+            f"data.bands_apart.{first} {pattern!r} finds no file in {root}; there is {_beside(root)}",
+            "change data.bands_apart",
+        )
+    problems = [f"id {i} has several files of band {first}: {', '.join(p)}" for i, p in by_id.items() if len(p) > 1]
+    parts = {i: [paths[0]] for i, paths in by_id.items()}
+    for band, wanted in others:
+        files = _files(wanted.replace("{id}", "*"), root)
+        found, wrong = _partners(by_id, f"file of band {band}", wanted, files, root)
+        problems += wrong
+        for i, file in found.items():
+            parts[i].append(file)
+    return {i: BETWEEN.join(files) for i, files in parts.items()}, problems
+
+
+def _partners(
+    ids: Iterable[str], what: str, pattern: str, files: Sequence[str], root: str
+) -> tuple[dict[str, str], list[str]]:
+    """The file of each id, and what is wrong. A pattern without {id} names one file for all."""
+    ids = list(ids)
+    if "{id}" not in pattern:
+        if len(files) == 1:
+            return dict.fromkeys(ids, files[0]), []
+        found = f"finds {len(files)} files" if files else "finds no file"
+        return {}, [f"{pattern!r} {found}; without {{id}} it must name one {what} for all scenes"]
+    pairs = pairing.files_of(ids, files, pattern, root)
+    problems = [f"id {i} has several {what}s: {', '.join(f)}" for i, f in pairs.items() if len(f) > 1]
+    missing = sorted(i for i, f in pairs.items() if not f)
+    if missing:
+        problems.append(
+            f"{len(missing)} of {len(pairs)} images have no {what} {pattern!r}: {some(missing)}"
+            if len(missing) > 1
+            else f"image {missing[0]} has no {what} {pattern.replace('{id}', missing[0])!r}"
+        )
+    return {i: f[0] for i, f in pairs.items() if f}, problems
+
+
 def _files(pattern: str, root: str) -> list[str]:
-    return [f for f in store.glob(pattern, root=root) if not f.lower().endswith(_SIDECARS)]
+    beside = tuple(ending for ending in (*_SIDECARS, *_PARTS) if not pattern.lower().endswith(ending))
+    return [f for f in store.glob(pattern, root=root) if not f.lower().endswith(beside)]
 
 
 def _nothing(data: Data, root: str, num_labels: int) -> ManifestError:
@@ -125,60 +209,14 @@ def _nothing(data: Data, root: str, num_labels: int) -> ManifestError:
         )
     if not store.exists(root):
         return ManifestError(f"data.root {root} does not exist", "set data.root to the folder of the data")
+    return ManifestError(
+        f"data.images {data.images!r} finds no file in {root}; there is {_beside(root)}", "change data.images"
+    )
+
+
+def _beside(root: str) -> str:
     folders = [f"{name}/" for name in store.list_dirs(root)]
-    beside = [_name(f) for f in store.glob("*", root=root)]
-    there = some(folders + beside) or "nothing"
-    return ManifestError(f"data.images {data.images!r} finds no file in {root}; there is {there}", "change data.images")
-
-
-def _unpaired(pairs: dict[str, list[str]], pattern: str) -> list[str]:
-    problems = [f"id {i} has several labels: {', '.join(found)}" for i, found in pairs.items() if len(found) > 1]
-    missing = sorted(i for i, found in pairs.items() if not found)
-    if missing:
-        problems.append(
-            f"{len(missing)} of {len(pairs)} images have no label {pattern!r}: {some(missing)}"
-            if len(missing) > 1
-            else f"image {missing[0]} has no label {pattern.replace('{id}', missing[0])!r}"
-        )
-    return problems
-
-
-def _labels_of(ids: Iterable[str], root: str, pattern: str, labels: list[str]) -> dict[str, list[str]]:
-    """The labels of each id; files that belong to none are named in the log.
-
-    Candidates come from sorted names, so that a hundred thousand scenes are paired in seconds.
-    """
-    base = len(root) + 1 if store.join(root, pattern) != pattern else 0
-    names = {label[base:]: label for label in labels}
-    forward, backward = sorted(names), sorted(name[::-1] for name in names)
-    id_is_first = not _WILDCARD.search(pattern.partition("{id}")[0])
-    pairs = {}
-    for i in ids:
-        parts = _WILDCARD.split(pattern.replace("{id}", glob.escape(i)))
-        if id_is_first:
-            near = _beginning(parts[0], forward)
-        else:
-            near = [name[::-1] for name in _beginning(parts[-1][::-1], backward)]
-        matches = re.compile("".join(map(_regex, parts))).fullmatch
-        pairs[i] = sorted(names[name] for name in near if matches(name))
-    spare = set(labels) - {label for found in pairs.values() for label in found}
-    if spare:
-        logger.warning("%d labels belong to no image: %s", len(spare), some(sorted(map(_name, spare))))
-    return pairs
-
-
-def _beginning(prefix: str, names: list[str]) -> list[str]:
-    first = bisect.bisect_left(names, prefix)
-    return names[first : bisect.bisect_right(names, prefix, lo=first, key=lambda name: name[: len(prefix)])]
-
-
-def _regex(part: str) -> str:
-    """A piece of a glob, split at its wildcards, as a regular expression."""
-    known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    if part in known or not _WILDCARD.fullmatch(part):
-        return known.get(part) or re.escape(part)
-    inside = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-    return f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
+    return some(folders + [_name(f) for f in store.glob("*", root=root)]) or "nothing"
 
 
 def _name(path: str) -> str:

@@ -52,7 +52,10 @@ class Data(Section):
     `red: "*/{id}_B04.jp2"`. The first one's grid is the scene's; the others are resampled to it."""
     scenes: str | None = None
     """Instead of `images`, a list of scenes: a CSV or Parquet table with the columns `id`, `image` and optionally
-    `label`, `split`, `group`, or a STAC item collection; relative to `root`, as are the paths in it."""
+    `label`, whose paths are relative to `root` (of an image in several files with ; between), or a STAC item
+    collection."""
+    assets: list[str] | None = None
+    """Of STAC items, the assets that hold the image's bands; by default the only one with the role `data`."""
     labels: str | None
     """Where an image's label is, with {id} for its stem: `masks/{id}.png`, `{id}_mask.png`, `labels/{id}.geojson`, or
     one vector file for all. A glob is allowed where the ending differs. Files that match it are not taken for images.

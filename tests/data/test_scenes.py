@@ -2,7 +2,10 @@ import logging
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pipeline.data import pairing
 from pipeline.data.scenes import Found, find
 from pipeline.errors import ManifestError
 from tests.factory import make_scene, recipe_for
@@ -121,3 +124,51 @@ def test_an_image_without_label_names_the_file_that_is_missing(tmp_path):
     touch(tmp_path, "images/a.tif", "images/b.tif", "masks/a.png")
     with pytest.raises(ManifestError, match=r"image b has no label 'masks/b\.png'"):
         find(section(tmp_path, labels="masks/{id}.png"))
+
+
+def test_bands_in_files_of_their_own(tmp_path):
+    touch(tmp_path, *(f"{i}/{i}_{b}_10m.jp2" for i in ("T32", "T33") for b in ("B04", "B08")), "T33/T33_B02_10m.jp2")
+    touch(tmp_path, "m/T32.tif", "m/T33.tif")
+    patterns = {"red": "*/{id}_B04*.jp2", "nir": "{id}/{id}_B08_10m.jp2"}
+    section = recipe_for(tmp_path, **{"data.images": None, "data.bands_apart": patterns, "data.labels": "m/{id}.tif"})
+    found = find(section.data)
+    assert [f.id for f in found] == ["T32", "T33"]
+    assert found[1].image == "\n".join(f"{tmp_path}/T33/T33_{b}_10m.jp2" for b in ("B04", "B08"))
+    assert found[1].files == (*found[1].image.split("\n"), f"{tmp_path}/m/T33.tif")
+
+
+def test_missing_bands_are_all_named(tmp_path):
+    touch(tmp_path, "a_r.tif", "b_r.tif", "b_g.tif", "c_r.tif", "c_g.tif", "c_b.tif", "m/a.tif", "m/b.tif", "m/c.tif")
+    patterns = {"r": "{id}_r.tif", "g": "{id}_g.tif", "b": "{id}_b.tif"}
+    section = recipe_for(tmp_path, **{"data.images": None, "data.bands_apart": patterns, "data.labels": "m/{id}.tif"})
+    with pytest.raises(ManifestError) as caught:
+        find(section.data)
+    assert "image a has no file of band g 'a_g.tif'" in str(caught.value)
+    assert "2 of 3 images have no file of band b '{id}_b.tif': a, b" in str(caught.value)
+
+
+def test_one_vector_file_for_all(tmp_path):
+    touch(tmp_path, "images/a.tif", "images/b.tif", "houses.geojson", "aoi/a.gpkg", "aoi/b.gpkg")
+    recipe = recipe_for(
+        tmp_path, **{"data.images": "images/*.tif", "data.labels": "houses.geojson", "data.aoi": "aoi/{id}.gpkg"}
+    )
+    found = find(recipe.data)
+    assert {f.label for f in found} == {f"{tmp_path}/houses.geojson"}
+    assert [f.aoi for f in found] == [f"{tmp_path}/aoi/{i}.gpkg" for i in "ab"]
+    with pytest.raises(ManifestError, match=r"'no\.gpkg' finds no file; without \{id\}"):
+        find(recipe_for(tmp_path, **{"data.images": "images/*.tif", "data.labels": "no.gpkg"}).data)
+
+
+def test_parts_of_a_shapefile_are_no_labels(tmp_path):
+    touch(tmp_path, "i/a.tif", *(f"l/a.{ending}" for ending in ("shp", "shx", "dbf", "prj", "cpg")))
+    assert find(section(tmp_path, "i/*", "l/{id}.*"))[0].label == f"{tmp_path}/l/a.shp"
+
+
+@given(
+    ids=st.lists(st.text("ab_1", min_size=1, max_size=4), min_size=1, max_size=6, unique=True),
+    pattern=st.sampled_from(["{id}.tif", "x_{id}_y.tif", "d/{id}/{id}_m.tif", "*/{id}.tif"]),
+)
+def test_ids_and_files_find_each_other(ids, pattern):
+    files = [f"/root/{pattern.replace('*', 'q').replace('{id}', i)}" for i in ids]
+    assert pairing.ids_in(files, pattern, "/root") == {i: [f] for i, f in zip(ids, files, strict=True)}
+    assert pairing.files_of(ids, files, pattern, "/root") == {i: [f] for i, f in zip(ids, files, strict=True)}

@@ -1,0 +1,147 @@
+"""Lists of scenes: tables in CSV or Parquet, and STAC item collections."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import store
+from pipeline.errors import ManifestError
+
+_PARQUET: Final = b"PAR1"
+_SEPARATOR: Final = ";"
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One row: id, files of the image, label if the list knows it."""
+
+    id: str
+    images: tuple[str, ...]
+    label: str | None
+
+
+def read(uri: str, root: str, assets: Iterable[str] | None = None) -> list[Listed]:
+    """The scenes of a list, as they come. What kind of list it is, its content says.
+
+    Args:
+        uri: of the list.
+        root: paths in a table are relative to it; those in a STAC collection are relative to the collection.
+        assets: of STAC items, the keys of the image's files; by default the only asset with the role `data`.
+
+    Raises:
+        ManifestError: there is no such list, it cannot be read, or rows lack what is needed; all are named.
+    """
+    try:
+        content = store.read_bytes(uri)
+    except FileNotFoundError:
+        raise ManifestError(f"the list of scenes {uri} does not exist", "correct data.scenes") from None
+    if content.startswith(_PARQUET):
+        return _from_table(_parquet(content, uri), uri, root)
+    text = _text(content, uri)
+    if text.lstrip().startswith("{"):
+        return _from_stac(_json(text, uri), uri, list(assets) if assets is not None else None)
+    return _from_table(_csv(text, uri), uri, root)
+
+
+def _text(content: bytes, uri: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{uri} is no list of scenes: neither Parquet nor text in UTF-8 ({error.reason})", "save it as UTF-8"
+        ) from error
+
+
+def _parquet(content: bytes, uri: str) -> list[dict[str, Any]]:
+    try:
+        return list(pq.read_table(io.BytesIO(content)).to_pylist())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ManifestError(f"{uri}: the Parquet file cannot be read ({error})", "make or fetch it again") from error
+
+
+def _csv(text: str, uri: str) -> list[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    rows = list(reader)
+    broken = [str(number) for number, row in enumerate(rows, 2) if None in row or None in row.values()]
+    if broken:
+        raise ManifestError(
+            f"{uri}: lines with more or fewer values than the header: {', '.join(broken[:_SHOWN])}",
+            "put values that hold commas into quotes",
+        )
+    return rows
+
+
+def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[Listed]:
+    columns = set().union(*rows) if rows else set()
+    missing = sorted({"id", "image"} - columns)
+    if missing:
+        there = ", ".join(sorted(map(str, columns))) or "nothing"
+        raise ManifestError(
+            f"{uri}: the column{'s' if len(missing) > 1 else ''} {' and '.join(missing)} missing; it has {there}",
+            "a list of scenes has the columns id and image, and label if there are labels",
+        )
+    listed, problems = [], []
+    for number, row in enumerate(rows, 1):
+        i, image, label = (str(row.get(key) or "").strip() for key in ("id", "image", "label"))
+        if not i or not image:
+            problems.append(f"row {number} has no {'id' if not i else 'image'}")
+            continue
+        files = tuple(store.join(root, part.strip()) for part in image.split(_SEPARATOR))
+        listed.append(Listed(i, files, store.join(root, label) if label else None))
+    return _unless(problems, uri, "give every scene an id and an image", listed)
+
+
+def _json(text: str, uri: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"{uri} is no JSON: {error}", "make or fetch it again") from error
+
+
+def _from_stac(tree: Any, uri: str, keys: list[str] | None) -> list[Listed]:
+    """Items of a STAC item collection (https://github.com/radiantearth/stac-api-spec, fragments/itemcollection)."""
+    items = tree.get("features", [tree] if tree.get("type") == "Feature" else None)
+    if not isinstance(items, list) or not items:
+        raise ManifestError(f"{uri} is no STAC item collection: it has no features", "save the items of a search")
+    folder = uri.rpartition("/")[0]
+    listed, problems = [], []
+    for number, item in enumerate(items, 1):
+        i, assets = str(item.get("id") or ""), item.get("assets") or {}
+        if not i:
+            problems.append(f"item {number} has no id")
+            continue
+        chosen = keys if keys is not None else _with_role(assets, "data")
+        lacking = [key for key in chosen if key not in assets]
+        if lacking or not chosen or (keys is None and len(chosen) > 1):
+            what = f"no asset {', '.join(lacking)}" if lacking else f"{len(chosen) or 'no'} assets with the role data"
+            problems.append(f"item {i} has {what}; there are {', '.join(sorted(assets)) or 'none'}")
+            continue
+        label = next(iter(_with_role(assets, "labels")), None)
+        files = tuple(_href(assets[key], folder) for key in chosen)
+        listed.append(Listed(i, files, None if label is None else _href(assets[label], folder)))
+    return _unless(problems, uri, "name the assets that hold the image's bands in data.assets", listed)
+
+
+def _with_role(assets: Mapping[str, Any], role: str) -> list[str]:
+    return [key for key, asset in assets.items() if role in (asset.get("roles") or ())]
+
+
+def _href(asset: Mapping[str, Any], folder: str) -> str:
+    return store.join(folder, str(asset.get("href", "")).removeprefix("./"))
+
+
+def _unless(problems: list[str], uri: str, hint: str, listed: list[Listed]) -> list[Listed]:
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ManifestError(f"{uri}:\n  " + "\n  ".join(problems[:_SHOWN]) + more, hint)
+    return listed
