@@ -36,7 +36,7 @@ _HOMES = {
     "export": "pipeline.model.export",
     "fit": "pipeline.train.fit",
     "from_smp": "pipeline.model.smp_weights",
-    "index": "pipeline.data.manifest",
+    "index": "pipeline.data.indexing",
     "list_models": "pipeline.model.catalogue",
     "load": "pipeline.recipe",
     "load_model": "pipeline.model.folder",

@@ -58,6 +58,7 @@ class Scene:
         slices: of a volume, 1 otherwise.
         origin: row and column in the file of the scene's first pixel, where a file was cut into several scenes.
         aoi: URI of a vector file, outside whose shapes nothing is annotated.
+        seen: size and date (or ETag) of its files when they were looked at.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Scene:
     slices: int = 1
     origin: tuple[int, int] = (0, 0)
     aoi: str | None = None
+    seen: str = ""
 
     @property
     def grid(self) -> Grid:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from pipeline import metrics, store
 from pipeline.data import rasters
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.manifest import Manifest, current
+from pipeline.data.indexing import current
+from pipeline.data.manifest import Manifest
 from pipeline.data.scenes import Scene, some
 from pipeline.data.windows import Window
 from pipeline.errors import BundleError, ManifestError, OutputExists, SceneError

@@ -22,7 +22,8 @@ from torch import distributed as dist
 from pipeline import log, store
 from pipeline.data import statistics
 from pipeline.data.chips import Plan
-from pipeline.data.manifest import Manifest, current
+from pipeline.data.indexing import current
+from pipeline.data.manifest import Manifest
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle

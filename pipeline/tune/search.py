@@ -17,7 +17,8 @@ from typing import Any
 
 from pipeline import store
 from pipeline.data import statistics
-from pipeline.data.manifest import Manifest, current
+from pipeline.data.indexing import current
+from pipeline.data.manifest import Manifest
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.log import Advance
 from pipeline.model import bundle

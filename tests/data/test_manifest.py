@@ -10,7 +10,8 @@ import pytest
 from pipeline import recipe as recipes
 from pipeline import store
 from pipeline.data import rasters, statistics
-from pipeline.data.manifest import Manifest, current, index
+from pipeline.data.indexing import current, index
+from pipeline.data.manifest import Manifest
 from pipeline.data.windows import Window
 from pipeline.errors import LabelError, ManifestError, OutputExists, SceneError
 from tests.factory import TRANSFORM, make_pixels, make_scene, recipe_for, world, write_raster

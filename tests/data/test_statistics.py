@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 
 from pipeline import store
 from pipeline.data import rasters, statistics
-from pipeline.data.manifest import index
+from pipeline.data.indexing import index
 from pipeline.data.moments import Statistics
 from pipeline.data.windows import Window
 from pipeline.errors import ManifestError

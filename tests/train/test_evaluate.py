@@ -12,7 +12,8 @@ import torch
 
 from pipeline import metrics
 from pipeline.data.classes import IGNORE
-from pipeline.data.manifest import Manifest, index
+from pipeline.data.indexing import index
+from pipeline.data.manifest import Manifest
 from pipeline.data.moments import Statistics
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import starts

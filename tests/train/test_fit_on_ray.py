@@ -10,7 +10,7 @@ from ray.train import UserCallback
 
 from pipeline import recipe as recipes
 from pipeline.data import statistics
-from pipeline.data.manifest import current
+from pipeline.data.indexing import current
 from pipeline.errors import ClusterError, DivergedError, SceneError
 from pipeline.recipe import Compute, Recipe
 from pipeline.train import on_ray, worker

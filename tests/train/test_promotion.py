@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.data.manifest import Manifest, index
+from pipeline.data.indexing import index
+from pipeline.data.manifest import Manifest
 from pipeline.errors import BundleError, SceneError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Promote, Recipe, replace
