@@ -21,6 +21,10 @@ from pipeline.recipe.losses import CrossEntropy, Dice, LossTerm
 from pipeline.recipe.networks import Encoded, Model, UNet
 from pipeline.recipe.pixels import Augment as Augment
 from pipeline.recipe.storage import Storage as Storage
+from pipeline.recipe.tune import Choice as Choice
+from pipeline.recipe.tune import Integer as Integer
+from pipeline.recipe.tune import Tune as Tune
+from pipeline.recipe.tune import Uniform as Uniform
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
 
@@ -142,62 +146,6 @@ class Registry(Section):
         if value == "latest" or (value[0] == "v" and value[1:].isdigit()):
             raise ValueError(f"{value!r} is reserved by MLflow")
         return value
-
-
-class Choice(Section):
-    """One of several values."""
-
-    kind: Literal["choice"] = "choice"
-    values: Annotated[list[Any], Field(min_length=1)]
-
-
-class Uniform(Section):
-    """A number between two bounds."""
-
-    kind: Literal["uniform", "log_uniform"]
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Uniform:
-        if not self.low < self.high:
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        if self.kind == "log_uniform" and self.low <= 0:
-            raise ValueError(f"log_uniform needs low above zero, not {self.low}")
-        return self
-
-
-class Integer(Section):
-    """A whole number between two bounds, both included."""
-
-    kind: Literal["integer"] = "integer"
-    low: int
-    high: int
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Integer:
-        if not self.low < self.high:
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        return self
-
-
-class Tune(Section):
-    """The search."""
-
-    space: dict[str, Annotated[Choice | Uniform | Integer, Field(discriminator="kind")]] = {}
-    """Dotted recipe paths, each with the values to try: a trial is a set of overrides."""
-    num_trials: Positive = 16
-    """Trials in all."""
-    metric: str = "miou"
-    """Score on the val split to maximise, as in `promote.metric`."""
-    grace: Positive = 3
-    """Validations a trial gets before ASHA may stop it."""
-    reduction: Annotated[int, Field(ge=2)] = 3
-    """ASHA keeps one in this many."""
-    max_concurrent: Positive | None = None
-    """Trials at once; by default as many as the cluster's resources hold."""
-    seed: int | None = None
-    """Of the searcher; by default the recipe's."""
 
 
 class Compute(Section):
