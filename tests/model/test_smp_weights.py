@@ -37,6 +37,7 @@ HUGE = {  # of each family with such a member, the smaller ones are compared
     "resnext101_32x32d",
     "resnext101_32x48d",
     "timm-efficientnet-l2",
+    "timm-efficientnet-b6",  # with random weights chaotic, even in float64: bench/smp.py
     "timm-efficientnet-b8",
     "senet154",
     "dpn107",
