@@ -1,21 +1,27 @@
-"""Splits: which scenes train, which validate, which test. By a delivered table, or by a hash of the group."""
+"""Splits: which scenes train, validate and test; by a table, a hash of the group, folds, or blocks of ground."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Final
 
 from pipeline import store
-from pipeline.data.scenes import some
+from pipeline.data import footprints, ground, shares
+from pipeline.data.footprints import Overlap, Place
+from pipeline.data.grids import Grid
+from pipeline.data.ground import ScenePart
+from pipeline.data.scenes import Scene, some
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
-from pipeline.recipe.sampling import HashSplit, TableSplit
+from pipeline.recipe.sampling import BlocksSplit, FoldsSplit, TableSplit
+
+__all__ = ["SPLITS", "Overlap", "ScenePart", "assign", "divide", "overlaps"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +35,53 @@ def assign(ids: Sequence[str], data: Data) -> dict[str, tuple[str, str]]:
         ManifestError: the table is missing, incomplete or has unknown splits; a scene has no group; there are fewer
             groups than splits.
     """
-    if isinstance(data.split, TableSplit):
-        return _by_table(ids, data.root, data.split)
-    return _by_hash(ids, data.split)
+    section = data.split
+    if isinstance(section, TableSplit):
+        return _by_table(ids, data.root, section)
+    if isinstance(section, BlocksSplit):
+        raise TypeError("blocks divide scenes by their grids; use divide()")
+    groups = {i: i for i in ids} if section.group is None else _groups(ids, section.group)
+    names = sorted(set(groups.values()))
+    split_of = shares.by_fold(names, section) if isinstance(section, FoldsSplit) else shares.by_share(names, section)
+    return {i: (split_of[group], group) for i, group in groups.items()}
+
+
+def divide(grids: Mapping[str, Grid], data: Data) -> list[ScenePart]:
+    """What of every scene belongs to which split: all of it, except where scenes are divided by blocks of ground.
+
+    Args:
+        grids: of the scenes, by id.
+        data: says how they are divided.
+
+    Raises:
+        ManifestError: as `assign`; or blocks are too small, scenes lie turned, or several CRS overlap.
+    """
+    if isinstance(data.split, BlocksSplit):
+        return ground.cut(grids, data.split)
+    assigned = assign(list(grids), data)
+    return [ScenePart.whole(i, grids[i], *assigned[i]) for i in sorted(grids)]
+
+
+def overlaps(scenes: Sequence[Scene]) -> list[Overlap]:
+    """Pairs of scenes in different splits that share ground, pixels of one file, or all of their content; sorted."""
+    places = [Place.of(s.id, s.split, s.grid, s.image, s.origin) for s in scenes]
+    found = footprints.shared(places)
+    known = {(o.first, o.second) for o in found}
+    by_stamp: defaultdict[str, list[Scene]] = defaultdict(list)
+    for scene in sorted(scenes, key=lambda s: s.id):
+        if scene.stamp:
+            by_stamp[scene.stamp].append(scene)
+    for alike in by_stamp.values():
+        for a, b in itertools.combinations(alike, 2):
+            # Parts of one file have its stamp, and are compared by where they lie.
+            if a.split != b.split and a.image != b.image and (a.id, b.id) not in known:
+                found.append(Overlap(a.id, b.id, (a.split, b.split), "content", 1.0))
+    return sorted(found, key=lambda o: (o.first, o.second))
 
 
 def _by_table(ids: Sequence[str], root: str, section: TableSplit) -> dict[str, tuple[str, str]]:
     uri = store.join(root, section.path)
-    rows, problems = _read_table(uri), []
+    rows, problems = _read_table(uri, section), []
     missing = [i for i in ids if i not in rows]
     if missing:
         problems.append(f"{len(missing)} of {len(ids)} scenes are not in it: {some(missing)}")
@@ -44,7 +89,7 @@ def _by_table(ids: Sequence[str], root: str, section: TableSplit) -> dict[str, t
     if unknown:
         problems.append(f"splits are {', '.join(SPLITS)}, not {', '.join(map(repr, unknown))}")
     if problems:
-        raise ManifestError(f"{uri}: " + "; ".join(problems), "it needs a row id,split,group for every scene")
+        raise ManifestError(f"{uri}: " + "; ".join(problems), f"it needs a row {_header(section)} for every scene")
     spare = sorted(set(rows) - set(ids))
     if spare:
         logger.warning("%s: %d rows belong to no scene: %s", uri, len(spare), some(spare))
@@ -58,7 +103,7 @@ def _by_table(ids: Sequence[str], root: str, section: TableSplit) -> dict[str, t
     return {i: rows[i] for i in ids}
 
 
-def _read_table(uri: str) -> dict[str, tuple[str, str]]:
+def _read_table(uri: str, section: TableSplit) -> dict[str, tuple[str, str]]:
     try:
         text = store.read_bytes(uri).decode("utf-8-sig")
     except FileNotFoundError:
@@ -69,16 +114,17 @@ def _read_table(uri: str) -> dict[str, tuple[str, str]]:
         raise ManifestError(f"{uri} is not a CSV file in UTF-8 ({error.reason})", "save it as UTF-8") from error
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
-    if not {"id", "split"} <= set(columns):
+    if not {section.id, section.split} <= set(columns):
         found = ", ".join(columns) or "nothing"
         raise ManifestError(
-            f"{uri}: the columns id and split are needed; it has {found}", "add a header line id,split,group"
+            f"{uri}: the columns {section.id} and {section.split} are needed; it has {found}",
+            f"add a header line {_header(section)}, or name the columns in data.split",
         )
     reader.fieldnames = columns
     rows: dict[str, tuple[str, str]] = {}
     for row in reader:
-        i = (row["id"] or "").strip()
-        entry = ((row["split"] or "").strip(), (row.get("group") or "").strip() or i)
+        i = (row[section.id] or "").strip()
+        entry = ((row[section.split] or "").strip(), (row.get(section.group) or "").strip() or i)
         if rows.setdefault(i, entry) != entry:
             raise ManifestError(
                 f"{uri}, line {reader.line_num}: {i} is there twice, differently", "keep one of the rows"
@@ -86,10 +132,8 @@ def _read_table(uri: str) -> dict[str, tuple[str, str]]:
     return rows
 
 
-def _by_hash(ids: Sequence[str], section: HashSplit) -> dict[str, tuple[str, str]]:
-    groups = {i: i for i in ids} if section.group is None else _groups(ids, section.group)
-    split_of = _divide({group: _unit(group) for group in groups.values()}, section)
-    return {i: (split_of[group], group) for i, group in groups.items()}
+def _header(section: TableSplit) -> str:
+    return f"{section.id},{section.split},{section.group}"
 
 
 def _groups(ids: Sequence[str], pattern: str) -> dict[str, str]:
@@ -106,29 +150,3 @@ def _groups(ids: Sequence[str], pattern: str) -> dict[str, str]:
             "let the expression match every id",
         )
     return groups
-
-
-def _unit(group: str) -> float:
-    """A number in [0, 1) that is a function of the group's name alone."""
-    return int.from_bytes(blake2b(group.encode(), digest_size=7).digest(), "big") / 2**56
-
-
-def _divide(positions: Mapping[str, float], section: HashSplit) -> dict[str, str]:
-    """Cut the unit interval into test, val, train. A group's split depends on no other group, so that it stays when
-    scenes are added; except that of few groups, one is moved to where there would be none.
-    """
-    ends = {"test": section.test, "val": section.test + section.val, "train": 1.0}
-    wanted = [s for s in ("test", "val", "train") if s == "train" or getattr(section, s) > 0]
-    if len(positions) < len(wanted):
-        raise ManifestError(
-            f"{len(positions)} group{'s' if len(positions) > 1 else ''} cannot be divided into {', '.join(wanted)}",
-            "add scenes, set data.split.test and data.split.val to 0, or give a finer data.split.group",
-        )
-    split_of = {group: next(s for s in wanted if at < ends[s]) for group, at in positions.items()}
-    for empty in wanted:
-        sizes = [list(split_of.values()).count(s) for s in wanted]
-        if sizes[wanted.index(empty)] == 0:
-            rich = wanted[sizes.index(max(sizes))]
-            nearest = min((abs(positions[g] - ends[empty]), g) for g, s in split_of.items() if s == rich)
-            split_of[nearest[1]] = empty
-    return split_of

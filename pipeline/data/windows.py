@@ -41,5 +41,26 @@ def starts(length: int, size: int, overlap: float = 0.0) -> list[int]:
     """First pixels of the intervals of `size` that cover [0, length), ascending, in pixels."""
     if length <= size:
         return [0]
-    stride = max(1, round(size * (1 - overlap)))
-    return [*range(0, length - size, stride), length - size]
+    return [*range(0, length - size, _stride(size, overlap)), length - size]
+
+
+def num_starts(length: int, size: int, overlap: float = 0.0) -> int:
+    """How many `starts` there are, without making them."""
+    return 1 if length <= size else -(-(length - size) // _stride(size, overlap)) + 1
+
+
+def start(position: int, length: int, size: int, overlap: float = 0.0) -> int:
+    """The one of `starts` at a position, without making the others."""
+    return max(0, min(position * _stride(size, overlap), length - size))
+
+
+def nearest(first: int, size: int, length: int) -> int:
+    """The first pixel of the interval of `size` in [0, length) that is nearest to the one at `first`.
+
+    0 where it does not fit.
+    """
+    return max(0, min(first, length - size))
+
+
+def _stride(size: int, overlap: float) -> int:
+    return max(1, round(size * (1 - overlap)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import time
 import tracemalloc
@@ -125,6 +127,22 @@ def test_a_hundred_thousand_scenes_are_planned_at_once() -> None:
     assert len({ref.scene for ref in refs}) > 950
     assert seconds < 1
     assert peak < 20e6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sampling", "expected"),
+    [
+        (SIZES, {}, "322fe0af2dcbaa63"),
+        ([(10_000 + i % 977, 10_000) for i in range(1000)], {"size": 100, "weight": "scene"}, "b935d7daaf351d3c"),
+        ([(5000, 3000)] * 7, {"size": 256, "epoch_size": 50}, "3367842ba35037c7"),
+    ],
+)
+def test_the_order_never_changes(sizes, sampling, expected: str) -> None:
+    """Runs of other versions go on with the same chips."""
+    plan = order(sizes, "digest", 3, **sampling)
+    refs = [plan.chip(i) for i in [*range(300), *range(10**6, 10**6 + 790_000, 7919)]]
+    text = json.dumps([[ref.number, ref.epoch, ref.index, ref.scene, *ref.window] for ref in refs])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == expected
 
 
 def test_no_scene_is_an_error() -> None:

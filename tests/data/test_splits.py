@@ -3,10 +3,13 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from pipeline.data.splits import assign
+from pipeline.data.grids import Grid
+from pipeline.data.splits import ScenePart, assign, divide
 from pipeline.errors import ManifestError
-from tests.factory import recipe_for
+from pipeline.recipe.sampling import BlocksSplit, FoldsSplit
+from tests.factory import UTM, recipe_for
 
 
 def by_hash(folder, **split):
@@ -16,6 +19,10 @@ def by_hash(folder, **split):
 def by_table(folder, text):
     (folder / "splits.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     return recipe_for(folder).data
+
+
+def by_folds(folder, **split):
+    return recipe_for(folder, **{"data.split": {"kind": "folds", **split}}).data
 
 
 def splits_of(assigned):
@@ -68,6 +75,16 @@ def test_a_missing_table(tmp_path):
         assign(["a"], data)
 
 
+def test_a_table_with_columns_of_other_names(tmp_path):
+    by_table(tmp_path, "fold,file,patient\ntrain,a,7\ntest,b,8\n")
+    section = {"kind": "table", "id": "file", "split": "fold", "group": "patient"}
+    data = recipe_for(tmp_path, **{"data.split": section}).data
+    assert assign(["a", "b"], data) == {"a": ("train", "7"), "b": ("test", "8")}
+    data = recipe_for(tmp_path, **{"data.split": section | {"id": "name"}}).data
+    with pytest.raises(ManifestError, match="the columns name and fold are needed; it has fold, file, patient"):
+        assign(["a"], data)
+
+
 # ------------------------------------------------------------------------------------------------ hash
 
 
@@ -117,3 +134,68 @@ def test_groups_that_cannot_be_split(tmp_path, split, message):
     ids = ["a1", "a2"] if "group" in split else ["a1"]
     with pytest.raises(ManifestError, match=message):
         assign(ids, by_hash(tmp_path, **split))
+
+
+# ------------------------------------------------------------------------------------------------ folds
+
+
+@given(st.lists(st.text("abc123", min_size=1, max_size=4), min_size=5, max_size=30, unique=True), st.booleans())
+def test_every_scene_tests_in_exactly_one_fold(tmp_path_factory, ids, val):
+    runs = [
+        splits_of(assign(ids, by_folds(tmp_path_factory.getbasetemp(), folds=5, fold=fold, val=val)))
+        for fold in range(5)
+    ]
+    assert all([run[i] for run in runs].count("test") == 1 for i in ids)
+    assert all([run[i] for run in runs].count("val") == val for i in ids)
+    assert all("test" in run.values() and "train" in run.values() for run in runs)
+
+
+def test_a_patient_is_in_one_fold(tmp_path):
+    ids = [f"patient{number}_slice{i}" for number in range(30) for i in range(6)]
+    assigned = assign(ids, by_folds(tmp_path, folds=3, fold=1, val=True, group="^patient[0-9]+"))
+    splits = {}
+    for i, (split, group) in assigned.items():
+        assert i.startswith(f"{group}_")
+        splits.setdefault(group, set()).add(split)
+    assert len(splits) == 30
+    assert all(len(of) == 1 for of in splits.values())
+    assert {split for of in splits.values() for split in of} == {"train", "val", "test"}
+
+
+def test_folds_stay_when_scenes_are_added(tmp_path):
+    data = by_folds(tmp_path, folds=4, fold=2)
+    old = assign([f"s{i}" for i in range(100)], data)
+    new = assign([f"s{i}" for i in range(300)], data)
+    assert {i: new[i] for i in old} == old
+
+
+def test_folds_that_cannot_be(tmp_path):
+    with pytest.raises(ManifestError, match="3 groups cannot be divided into 5 folds"):
+        assign(["a", "b", "c"], by_folds(tmp_path))
+    with pytest.raises(ValidationError, match="fold 5 is none of the 5, which are counted from 0"):
+        FoldsSplit(fold=5)
+    with pytest.raises(ValidationError, match="with two folds, nothing is left to train on"):
+        FoldsSplit(folds=2, val=True)
+
+
+# ------------------------------------------------------------------------------------------------ divide
+
+
+def test_scenes_are_divided_whole_unless_by_blocks(tmp_path):
+    grids = {i: Grid(300, 400 + n, UTM, (1.0, 0.0, 1000.0 * n, 0.0, -1.0, 0.0)) for n, i in enumerate("ba")}
+    data = by_hash(tmp_path, test=0.5)
+    assigned = assign(["a", "b"], data)
+    assert divide(grids, data) == [
+        ScenePart("a", "a", (0, 0), 300, 401, *assigned["a"]),
+        ScenePart("b", "b", (0, 0), 300, 400, *assigned["b"]),
+    ]
+    by_blocks = recipe_for(tmp_path, **{"data.split": {"kind": "blocks", "block": 100, "buffer": 9}}).data
+    parts = divide(grids, by_blocks)
+    assert {p.scene for p in parts} == {"a", "b"}
+    assert all(p.id == f"{p.scene}_r{p.origin[0]}c{p.origin[1]}" for p in parts)
+    assert {p.split for p in parts} == {"train", "test"}
+
+
+def test_blocks_leave_something_to_train_on():
+    with pytest.raises(ValidationError, match=r"val 0\.5 \+ test 0\.5 leaves nothing to train on"):
+        BlocksSplit(block=10, val=0.5, test=0.5)

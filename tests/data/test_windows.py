@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.windows import Window, cover, starts
+from pipeline.data.windows import Window, cover, nearest, num_starts, start, starts
 
 lengths = st.integers(1, 120)
 sizes = st.integers(1, 70)
@@ -46,3 +46,15 @@ def test_without_overlap_an_exact_multiple_is_cut_into_disjoint_windows():
 def test_a_scene_smaller_than_the_window_gives_one_that_reaches_outside():
     assert list(cover(10, 300, 256, 0)) == [Window(0, 0, 256, 256), Window(0, 44, 256, 256)]
     assert list(cover(10, 20, 256, 0.5)) == [Window(0, 0, 256, 256)]
+
+
+@given(lengths, sizes, overlaps)
+def test_starts_can_be_computed_one_by_one(length, size, overlap):
+    count = num_starts(length, size, overlap)
+    assert [start(position, length, size, overlap) for position in range(count)] == starts(length, size, overlap)
+
+
+@given(st.integers(-300, 300), sizes, lengths)
+def test_the_nearest_interval_inside(first, size, length):
+    inside = [0] if length <= size else range(length - size + 1)
+    assert nearest(first, size, length) == min(inside, key=lambda start: abs(start - first))
