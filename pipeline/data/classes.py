@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final
 
@@ -14,13 +15,20 @@ from numpy.typing import NDArray
 
 from pipeline.errors import LabelError
 from pipeline.recipe import ClassSpec, Data
+from pipeline.recipe.labels import canonical, color_of, span_of, values_of
 
 IGNORE: Final = 255
 """Mask value of pixels that are outside loss and metrics: not annotated, not measured, or padding."""
 
-_UNKNOWN: Final = 256
+UNKNOWN: Final = 256
+"""What `Classes.ids` says of a label value that no class claims."""
+
 _TABLE_SPAN: Final = 1 << 16
 _SHOWN_VALUES: Final = 8
+# More values than anyone draws by hand: soft edges, or a lossy file.
+_MANY_VALUES: Final = 16
+_NEAR_COLOR: Final = 40
+_WHOLE: Final = re.compile(r"\s*[+-]?[0-9]+\s*")
 
 # Okabe & Ito, "Color Universal Design" (2008): eight colours that people with any colour vision can tell apart.
 _PALETTE: Final = (
@@ -43,28 +51,41 @@ def default_color(position: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def pack(pixels: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """Colours [3, ...] of 8 bits per band as numbers [...]: red * 65536 + green * 256 + blue."""
+    red, green, blue = (band.astype(np.int32) for band in pixels)
+    codes: NDArray[np.int32] = (red << 16) | (green << 8) | blue
+    return codes
+
+
 @dataclass(frozen=True)
 class Classes:
-    """Names, colours (red, green, blue in 0..255) and label values of the classes, in order of their ids."""
+    """Names, colours (red, green, blue in 0..255) and label values of the classes, in order of their ids.
+
+    A label value is a number, a range "5..9" with both ends, a colour "#rrggbb", or a word: the value of an attribute.
+    """
 
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
-    values: tuple[tuple[int, ...], ...]
-    ignore_values: tuple[int, ...] = ()
+    values: tuple[tuple[int | str, ...], ...]
+    ignore_values: tuple[int | str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The tables are made anew where they are needed: a plan that travels should stay small.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @classmethod
     def from_section(cls, data: Data) -> Classes:
         """The classes that a recipe's data section lists."""
+        named = data.label.attribute is not None
         return cls(
             names=tuple(c.name for c in data.classes),
             colors=tuple(_color(c, i) for i, c in enumerate(data.classes)),
-            values=tuple(
-                tuple(map(int, c.values)) if c.values is not None else (i,) for i, c in enumerate(data.classes)
-            ),
-            ignore_values=tuple(map(int, data.ignore_values)),
+            values=tuple(values_of(c, i, named=named) for i, c in enumerate(data.classes)),
+            ignore_values=tuple(map(canonical, data.ignore_values)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +113,7 @@ class Classes:
         """Turn a label into a mask.
 
         Args:
-            label: label values as delivered, [H, W], any integer dtype.
+            label: label values as delivered, [H, W] of any integer dtype, or colours [3, H, W] of 8 bits per band.
             scene: id of the scene, for the message.
             valid: [H, W]; where False, the label holds nothing, its value is not looked at, and the mask is IGNORE.
 
@@ -102,55 +123,141 @@ class Classes:
         Raises:
             LabelError: values that no class claims; says which, how many pixels, in which scene.
         """
-        ids = self._look_up(label)
+        ids = self.ids(label)
         if valid is not None:
             ids[~valid] = IGNORE
-        strange = ids == _UNKNOWN
+        strange = ids == UNKNOWN
         if strange.any():
-            raise self.refusal(_count(label[strange]), scene)
+            raise self.refusal(strangers(label, strange), scene)
         return ids.astype(np.uint8)
 
     def tally(
         self, label: NDArray[np.integer[Any]], valid: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], Counter[int]]:
-        """Count the valid pixels of a label [H, W]: per class [K], and per value that no class claims."""
-        ids = self._look_up(label[valid])
-        return np.bincount(ids, minlength=_UNKNOWN + 1)[: len(self)], _count(label[valid][ids == _UNKNOWN])
+    ) -> tuple[NDArray[np.int64], Counter[int | str]]:
+        """Count the valid pixels of a label ([H, W] or [3, H, W]): per class [K], and per value without a class."""
+        ids = self.ids(label)
+        counts = np.bincount(ids[valid], minlength=UNKNOWN + 1)[: len(self)]
+        return counts, strangers(label, valid & (ids == UNKNOWN))
 
-    def refusal(self, strangers: Counter[int], scene: str) -> LabelError:
-        """The error for a scene whose label holds these values (value -> pixels), which no class claims."""
-        shown = ", ".join(f"{value} ({pixels} pixels)" for value, pixels in strangers.most_common(_SHOWN_VALUES))
-        more = f" and {len(strangers) - _SHOWN_VALUES} more" if len(strangers) > _SHOWN_VALUES else ""
+    def ids(self, label: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
+        """Class ids, IGNORE and UNKNOWN of label values [H, W] or colours [3, H, W], as a new array [H, W]."""
+        if label.ndim == 3:
+            return _search(self._color_spans, pack(label))
+        if self._table is None:
+            return _search(self._spans, label)
+        first, table = self._table
+        ids: NDArray[np.uint16] = table.take(np.subtract(label, first, dtype=np.int64), mode="clip")
+        return ids
+
+    def id_of(self, value: int | str) -> int:
+        """Class id, IGNORE or UNKNOWN of an attribute's value: a word, or a number that may be written as text."""
+        for spelling in (value, str(value), _number(value)):
+            if spelling in self._words:
+                return self._words[spelling]
+        number = _number(value)
+        return UNKNOWN if number is None else int(_search(self._spans, np.array([number], np.int64))[0])
+
+    @property
+    def in_colors(self) -> bool:
+        """Whether any label value is a colour."""
+        return len(self._color_spans[0]) > 0
+
+    def refusal(self, unclaimed: Mapping[Any, int], scene: str, unit: str = "pixels") -> LabelError:
+        """The error for a scene whose label holds these values (value -> pixels, or shapes), which no class claims."""
+        counts: Counter[Any] = Counter(unclaimed)
+        shown = ", ".join(f"{value} ({number} {unit})" for value, number in counts.most_common(_SHOWN_VALUES))
+        more = f" and {len(counts) - _SHOWN_VALUES} more" if len(counts) > _SHOWN_VALUES else ""
         claimed = "; ".join(f"{n}: {', '.join(map(str, v))}" for n, v in zip(self.names, self.values, strict=True))
         ignored = f"; ignored: {', '.join(map(str, self.ignore_values))}" if self.ignore_values else ""
+        hint = "give them to a class in data.classes (values), or list them in data.ignore_values"
         return LabelError(
             f"scene {scene}: label values without a class: {shown}{more}. Known values are {claimed}{ignored}",
-            "give them to a class in data.classes (values), or list them in data.ignore_values",
+            self._suspicion(counts) or hint,
         )
 
-    def _look_up(self, label: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
-        known, ids = self._known
-        low, span = int(known[0]), int(known[-1]) - int(known[0])
-        if span < _TABLE_SPAN:
-            # One slot more at either end catches everything below and above.
-            table = np.full(span + 3, _UNKNOWN, np.uint16)
-            table[known - low + 1] = ids
-            return table.take(label.astype(np.int64) - (low - 1), mode="clip")
-        position = np.searchsorted(known, label).clip(max=len(known) - 1)
-        return np.where(known[position] == label, ids[position], np.uint16(_UNKNOWN))
+    def _suspicion(self, counts: Counter[Any]) -> str:
+        """What many unclaimed values suggest; empty if nothing."""
+        if len(counts) <= _MANY_VALUES or not self._claims:
+            return ""
+        near = sum(pixels for value, pixels in counts.items() if self._is_near(value))
+        if isinstance(next(iter(counts)), str):
+            lossy = "most are close to a class's colour, as in a JPEG or at soft edges: save labels as PNG without them"
+            return lossy if 2 * near > counts.total() else ""
+        soft = "so many values look like soft edges: set data.label.threshold, for instance to 128"
+        return soft if len(self) == 2 and all(0 <= value <= 255 for value in counts) else ""
+
+    def _is_near(self, value: Any) -> bool:
+        code = color_of(value)
+        if code is None:
+            return False
+        return any(
+            all(abs((code >> bits & 255) - (claimed >> bits & 255)) <= _NEAR_COLOR for bits in (0, 8, 16))
+            for claimed in self._color_spans[0].tolist()
+        )
 
     @cached_property
-    def _known(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
-        """All claimed label values, ascending, and the mask value of each."""
+    def _claims(self) -> list[tuple[int | str, int]]:
+        """Every label value that a recipe names, and what it is in a mask."""
         pairs = [(value, i) for i, values in enumerate(self.values) for value in values]
-        pairs += [(value, IGNORE) for value in self.ignore_values]
-        values, ids = zip(*sorted(pairs), strict=True)
-        return np.array(values, np.int64), np.array(ids, np.uint16)
+        return pairs + [(value, IGNORE) for value in self.ignore_values]
+
+    @cached_property
+    def _spans(self) -> _Spans:
+        return _sorted((*span, i) for value, i in self._claims if (span := span_of(value)) is not None)
+
+    @cached_property
+    def _color_spans(self) -> _Spans:
+        return _sorted((code, code, i) for value, i in self._claims if (code := color_of(value)) is not None)
+
+    @cached_property
+    def _words(self) -> dict[Any, int]:
+        return {value: i for value, i in self._claims if isinstance(value, str)}
+
+    @cached_property
+    def _table(self) -> tuple[int, NDArray[np.uint16]] | None:
+        """A mask value per label value from a lowest one on, if the claimed ones lie close together."""
+        lows, highs, ids = self._spans
+        if not len(lows) or int(highs[-1]) - int(lows[0]) >= _TABLE_SPAN:
+            return None
+        # One slot more at either end catches everything below and above.
+        first = int(lows[0]) - 1
+        table = np.full(int(highs[-1]) - first + 2, UNKNOWN, np.uint16)
+        for low, high, i in zip(lows.tolist(), highs.tolist(), ids.tolist(), strict=True):
+            table[low - first : high - first + 1] = i
+        return first, table
 
 
-def _count(values: NDArray[np.integer[Any]]) -> Counter[int]:
+_Spans = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]
+
+
+def strangers(label: NDArray[np.integer[Any]], where: NDArray[np.bool_]) -> Counter[int | str]:
+    """Label values at some pixels [H, W] of a label ([H, W], or [3, H, W] colours), and how many pixels have them."""
+    values = pack(label[:, where]) if label.ndim == 3 else label[where]
     found, pixels = np.unique(values, return_counts=True)
-    return Counter(dict(zip(found.tolist(), pixels.tolist(), strict=True)))
+    names = [f"#{v:06x}" for v in found.tolist()] if label.ndim == 3 else found.tolist()
+    return Counter(dict(zip(names, pixels.tolist(), strict=True)))
+
+
+def _sorted(claims: Iterator[tuple[int, int, int]]) -> _Spans:
+    """First and last value, and mask value, of every claim; ascending."""
+    table = np.array(sorted(claims), np.int64).reshape(-1, 3)
+    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].astype(np.uint16)
+
+
+def _search(spans: _Spans, values: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
+    lows, highs, ids = spans
+    if not len(lows):
+        return np.full(values.shape, UNKNOWN, np.uint16)
+    position = (np.searchsorted(lows, values, side="right") - 1).clip(min=0)
+    inside = (values >= lows[position]) & (values <= highs[position])
+    return np.where(inside, ids[position], np.uint16(UNKNOWN))
+
+
+def _number(value: int | str) -> int | None:
+    """The whole number that a value is or spells, if the tables can hold it."""
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        return None
+    return int(value) if abs(int(value)) < 1 << 63 else None
 
 
 def _color(spec: ClassSpec, position: int) -> tuple[int, int, int]:

@@ -1,0 +1,207 @@
+"""Looking at a whole label before any work is based on it: what it holds, and all that is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.labels import codes, masks, shapes, vectors
+from pipeline.data.labels.shapes import Shapes
+from pipeline.data.scenes import Found, Scene
+from pipeline.data.windows import Window
+from pipeline.errors import DataError, SceneError
+from pipeline.recipe import Data
+
+_WINDOW: Final = 2048
+_MAX_STRANGERS: Final = 1000
+
+
+@dataclass(frozen=True)
+class LabelLook:
+    """What one label holds.
+
+    Attributes:
+        stamp: 16 hex digits of the mask: another content has other digits, whatever the files' dates.
+        class_counts: labelled pixels per class.
+        num_pixels: of the scene, all slices.
+        num_annotated: those that are not IGNORE (of a multi-label mask: in any class).
+        num_shapes, num_repaired, num_empty: of a vector file: shapes in the scene, how many of them were invalid and
+            repaired; shapes without a geometry in the whole file.
+        problems: all that makes the label unusable.
+        warnings: what is worth a look, as sentences.
+    """
+
+    stamp: str = ""
+    class_counts: tuple[int, ...] = ()
+    num_pixels: int = 0
+    num_annotated: int = 0
+    num_shapes: int = 0
+    num_repaired: int = 0
+    num_empty: int = 0
+    problems: tuple[DataError, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def share_annotated(self) -> float:
+        """Annotated pixels among all of the scene; 0 without any."""
+        return self.num_annotated / max(1, self.num_pixels)
+
+
+@dataclass
+class _Count:
+    """What windows have told so far."""
+
+    classes: np.ndarray[Any, np.dtype[np.int64]]
+    annotated: int = 0
+    strangers: Counter[Any] = field(default_factory=Counter)
+    digest: Any = field(default_factory=lambda: blake2b(digest_size=8))
+
+
+def look(
+    found: Found,
+    info: RasterInfo,
+    classes: Classes,
+    data: Data,
+    *,
+    part: tuple[int, int, int, int] | None = None,
+) -> LabelLook:
+    """Look at the label and the area of interest of one scene, window by window.
+
+    Args:
+        found: its files.
+        info: the image's header.
+        classes: what the label's values mean.
+        data: how labels are read.
+        part: row, col, height and width in the image, if the scene is only a part of it.
+
+    Returns:
+        Nothing is raised that concerns the files: see `problems`.
+    """
+    if found.label is None:
+        return LabelLook()
+    row, col, height, width = part or (0, 0, info.grid.height, info.grid.width)
+    scene = _scene(found, info, info.grid.part(row, col, height, width), (row, col))
+    problems = [p for uri in (found.label, found.aoi) if uri is not None for p in _misplaced(uri, found, info, data)]
+    if problems:
+        return LabelLook(problems=tuple(problems))
+    try:
+        counted = _count(scene, classes, data)
+        if counted.strangers:
+            raise masks.refusal(counted.strangers, scene, classes)
+        return _told(scene, counted, classes, data)
+    except DataError as error:
+        return LabelLook(problems=(error,))
+
+
+def _scene(found: Found, info: RasterInfo, grid: Grid, origin: tuple[int, int]) -> Scene:
+    return Scene(
+        id=found.id,
+        image=found.image,
+        label=found.label,
+        split="",
+        group="",
+        height=grid.height,
+        width=grid.width,
+        crs=grid.crs,
+        transform=grid.transform,
+        stamp="",
+        slices=info.slices,
+        origin=origin,
+        aoi=found.aoi,
+    )
+
+
+def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data) -> list[DataError]:
+    """What is wrong with the header of a label or area of interest, and with where it lies."""
+    try:
+        if vectors.is_vector(uri):
+            vectors.check(uri, shapes.columns(data) if uri == found.label else ())
+            return []
+        theirs = codes.header(uri, data.reading)
+        if theirs.slices != info.slices:
+            difference = f"{info.slices} slices against {theirs.slices}"
+        elif data.align == "image" and info.grid.georeferenced and theirs.grid.georeferenced:
+            usable = info.grid.usable and theirs.grid.usable
+            difference = "" if usable else info.grid.difference(theirs.grid)
+        else:
+            difference = info.grid.difference(theirs.grid)
+    except DataError as error:
+        return [error]
+    if not difference:
+        return []
+    fixable = data.align is None and theirs.slices == info.slices and info.grid.georeferenced
+    return [
+        SceneError(
+            f"scene {found.id}: image {found.image} and label {uri} are not on the same grid: {difference}",
+            "warp the label onto the image's grid, with the nearest pixel"
+            + (", or set data.align: image to have that done on the fly" if fixable else ""),
+        )
+    ]
+
+
+def _count(scene: Scene, classes: Classes, data: Data) -> _Count:
+    total = _Count(np.zeros(len(classes), np.int64))
+    vector = vectors.is_vector(str(scene.label))
+    for window in _windows(scene):
+        mask, strangers = masks.encode(scene, window, classes, data)
+        total.digest.update(np.ascontiguousarray(mask).tobytes())
+        if mask.ndim == 3:
+            total.classes += (mask == 1).sum(axis=(1, 2))
+            total.annotated += int((mask != IGNORE).any(axis=0).sum())
+        else:
+            counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+            total.classes += counts[: len(classes)]
+            total.annotated += int(counts[:IGNORE].sum())
+        total.strangers = strangers if vector else total.strangers + strangers
+        if len(total.strangers) > _MAX_STRANGERS:
+            break  # this is no label, and its values would not fit into memory
+    return total
+
+
+def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelLook:
+    drawn = masks.shapes_of(scene, classes, data) if vectors.is_vector(str(scene.label)) else None
+    warnings = [] if drawn is None else _about(drawn, scene)
+    if counted.annotated == 0:
+        warnings.append(f"scene {scene.id}: nothing in it is annotated")
+    return LabelLook(
+        stamp=counted.digest.hexdigest(),
+        class_counts=tuple(int(c) for c in counted.classes),
+        num_pixels=scene.height * scene.width * scene.slices,
+        num_annotated=counted.annotated,
+        num_shapes=drawn.num_shapes if drawn is not None else 0,
+        num_repaired=drawn.num_repaired if drawn is not None else 0,
+        num_empty=drawn.num_empty if drawn is not None else 0,
+        warnings=tuple(warnings),
+    )
+
+
+def _about(drawn: Shapes, scene: Scene) -> list[str]:
+    """What is worth a look about the shapes of a scene."""
+    warnings = []
+    if drawn.num_shapes == 0:
+        warnings.append(f"scene {scene.id}: no shape of {scene.label} touches it")
+    elif scene.crs is None and drawn.largest < 1:
+        warnings.append(
+            f"scene {scene.id}: all shapes of {scene.label} are smaller than a pixel; the scene has no CRS, so that "
+            "their coordinates are taken for pixels: are they degrees?"
+        )
+    if drawn.num_empty:
+        warnings.append(f"{scene.label}: {drawn.num_empty} shapes have no geometry and are left out")
+    if drawn.num_repaired:
+        warnings.append(f"scene {scene.id}: {drawn.num_repaired} invalid shapes of {scene.label} were repaired")
+    return warnings
+
+
+def _windows(scene: Scene) -> Iterator[Window]:
+    for number in range(scene.slices):
+        for row in range(0, scene.height, _WINDOW):
+            for col in range(0, scene.width, _WINDOW):
+                height, width = min(_WINDOW, scene.height - row), min(_WINDOW, scene.width - col)
+                yield Window(row, col, height, width, number)

@@ -1,0 +1,101 @@
+"""Masks of windows: raster or vector label, area of interest, edge of the scene."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.labels import burning, codes, shapes, vectors
+from pipeline.data.labels.codes import Encoded
+from pipeline.data.labels.memory import Memory
+from pipeline.data.labels.shapes import Shapes
+from pipeline.data.scenes import Scene
+from pipeline.data.windows import Window
+from pipeline.errors import LabelError
+from pipeline.recipe import Data
+
+_MAX_SHAPES: Final = 1_000_000
+_DEFAULT: Final = Data.model_construct()
+
+
+def mask(
+    scene: Scene, window: Window, classes: Classes, data: Data | None = None, *, shape: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """The mask of a scene at a window.
+
+    Args:
+        scene: whose label, raster or vector, and whose area of interest; without a label all is IGNORE.
+        window: in pixels of the scene; may reach outside.
+        classes: what the label's values mean.
+        data: how labels are read (`label`, `align`, `task`, `reading`); by default as if the recipe said nothing.
+        shape: height and width of the result, if not the window's; the nearest pixels are taken.
+
+    Returns:
+        [h, w] uint8 class ids, or with `task: multilabel` [K, h, w] of 0 and 1; IGNORE where nothing was annotated:
+        outside the scene, outside its area of interest, nodata, and values of `ignore_values`.
+
+    Raises:
+        SceneError: a raster cannot be read.
+        LabelError: a vector file cannot be read, or a label is not what the recipe says; values without a class.
+    """
+    found, strange = encode(scene, window, classes, _DEFAULT if data is None else data)
+    if strange:
+        raise refusal(strange, scene, classes)
+    if shape is None or shape == found.shape[-2:]:
+        return found
+    # The pixel under the centre: overviews of labels are often averages, which are no classes.
+    rows, cols = (((np.arange(n) + 0.5) * (m / n)).astype(np.int64) for n, m in zip(shape, window[2:4], strict=True))
+    return found[..., rows[:, None], cols]
+
+
+def encode(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
+    """As `mask`, but values without a class are IGNORE in the mask and counted: pixels of a raster, shapes of a vector
+    file in the whole scene."""
+    planes = len(classes) if data.task == "multilabel" else 0
+    if scene.label is None:
+        return Encoded(np.full((*([planes] if planes else []), *window[2:4]), IGNORE, np.uint8), Counter())
+    if vectors.is_vector(scene.label):
+        found = shapes_of(scene, classes, data)
+        burned = burning.burn(found, scene.grid, window, planes=planes, all_touched=data.label.all_touched)
+        encoded = Encoded(burned, found.strangers)
+    else:
+        encoded = codes.read(scene, window, classes, data)
+    if scene.aoi is not None:
+        encoded.mask[..., ~_annotated(scene, scene.aoi, window, data)] = IGNORE
+    return encoded
+
+
+def shapes_of(scene: Scene, classes: Classes, data: Data) -> Shapes:
+    """The shapes of a vector label, in pixels of the scene; kept for the next window.
+
+    Raises:
+        LabelError: the file cannot be read or brought onto the scene's grid.
+    """
+    uri = str(scene.label)
+    key = (uri, vectors.version(uri), scene.grid, scene.origin, classes, data.label, data.task)
+    return _shapes.get(
+        key,
+        lambda: shapes.as_labels(uri, scene.grid, scene.origin, classes, data),
+    )
+
+
+def refusal(strange: Counter[Any], scene: Scene, classes: Classes) -> LabelError:
+    """The error over values that no class claims."""
+    return classes.refusal(strange, scene.id, "shapes" if vectors.is_vector(str(scene.label)) else "pixels")
+
+
+def _annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.bool_]:
+    """Where the area of interest is: [h, w]."""
+    if not vectors.is_vector(uri):
+        return codes.annotated(scene, uri, window, data)
+    key = (uri, vectors.version(uri), scene.grid, scene.origin)
+    area = _shapes.get(key, lambda: shapes.as_area(uri, scene.grid, scene.origin))
+    inside: NDArray[np.bool_] = burning.burn(area, scene.grid, window) == 1
+    return inside
+
+
+_shapes: Memory[Shapes] = Memory(_MAX_SHAPES, lambda found: 1 + len(found.geometry))

@@ -1,0 +1,199 @@
+"""Where the shapes of a vector file lie in a scene: found, projected and turned into its pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from pipeline.data import gdal
+from pipeline.data.grids import Grid, project, to_pixels
+from pipeline.data.labels import vectors
+from pipeline.data.labels.vectors import Table
+from pipeline.errors import LabelError
+
+# Long edges bend when they are projected: they get a vertex at least every so many pixels.
+_MAX_EDGE_PIXELS: Final = 64
+_BORDER_POINTS: Final = 33
+_POLYGON: Final = 3
+_TURNS: Final = (-360.0, 0.0, 360.0)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The shapes of a file that touch a scene: positions in the table [N], and geometries [N] in pixels of the scene.
+
+    A shape occurs twice if it wraps around the globe.
+    """
+
+    table: Table
+    who: NDArray[np.int64]
+    geometry: NDArray[np.object_]
+
+
+def place(uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int], buffer: float) -> Placed:
+    """Find the shapes of a file in a scene.
+
+    Args:
+        uri: of the file.
+        columns: attributes to read.
+        grid: of the scene.
+        origin: row and column of its first pixel in its file.
+        buffer: how far lines and points reach, in units of the scene's CRS.
+
+    Raises:
+        LabelError: the file cannot be read, has no CRS although the scene has, or shapes that cannot be projected.
+    """
+    if not grid.usable:
+        raise LabelError(f"{uri}: the scene's transform {grid.transform} places no pixel", "correct the image")
+    if grid.crs is None:
+        return _in_pixels(vectors.load(uri, columns), grid, origin, buffer)
+    table = vectors.load(uri, columns, lambda crs: [] if crs is None else _around(grid, crs, buffer))
+    if table.crs is None:
+        raise LabelError(
+            f"{uri}: the file does not say what its coordinates mean, and the scene is in {gdal.short_crs(grid.crs)}",
+            "give it a CRS, for instance with `ogr2ogr -a_srs`",
+        )
+    who, geometry = _projected(table, grid, buffer)
+    pixels = affine(_buffered(geometry, buffer), to_pixels(grid.transform, (1, 0, 0, 0, 1, 0)))
+    return _touching(table, who, pixels, grid)
+
+
+def parts_of(geometry: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Points, lines and polygons of any geometries, and which of them each is from."""
+    whole = np.arange(len(geometry))
+    while (shapely.get_type_id(geometry) > _POLYGON).any():
+        geometry, index = shapely.get_parts(geometry, return_index=True)
+        whole = whole[index]
+    return geometry, whole
+
+
+def affine(geometry: NDArray[Any], transform: tuple[float, ...]) -> NDArray[Any]:
+    """Geometries whose x and y are those of an affine transform a, b, c, d, e, f."""
+    a, b, c, d, e, f = transform
+
+    def there(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y = points[:, 0], points[:, 1]
+        return np.column_stack((a * x + b * y + c, d * x + e * y + f))
+
+    out: NDArray[Any] = shapely.transform(geometry, there)
+    return out
+
+
+def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], buffer: float) -> Placed:
+    """Scans have no coordinates but pixels: x is the column, y the row, in the file. GeoJSON always claims degrees."""
+    if table.crs is not None and not _is_geographic(table.crs):
+        raise LabelError(
+            f"{table.uri}: its shapes are in {gdal.short_crs(table.crs)}, but the scene has no CRS",
+            "give the image its coordinates, or the shapes those of its pixels",
+        )
+    shift = (1.0, 0.0, float(-origin[1]), 0.0, 1.0, float(-origin[0]))
+    geometry = affine(_buffered(table.geometry, buffer), shift)
+    return _touching(table, np.arange(len(geometry)), geometry, grid)
+
+
+def _around(grid: Grid, crs: str, buffer: float) -> list[NDArray[np.float64]]:
+    """Where a scene may be in another CRS: left, bottom, right, top; once for each way of counting longitudes."""
+    reach = _reach(grid, crs, buffer, same=gdal.same_crs(crs, str(grid.crs)))
+    turns = _TURNS if _is_geographic(crs) and np.isfinite(reach).all() else (0.0,)
+    return [reach + np.array([turn, 0, turn, 0]) for turn in turns]
+
+
+def _projected(table: Table, grid: Grid, buffer: float) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """The shapes that may touch the scene, in its CRS."""
+    around = _around(grid, str(table.crs), buffer)
+    hits = [table.tree.query(shapely.box(*box)) for box in around]
+    who = np.concatenate(hits).astype(np.int64)
+    if gdal.same_crs(str(table.crs), str(grid.crs)):
+        geometry = table.geometry[who]
+    else:
+        near = [_bent(table.geometry[hit], box, grid) for hit, box in zip(hits, around, strict=True)]
+        geometry = _transformed(np.concatenate(near), table, grid)
+    if not grid.geographic:
+        return who, geometry
+    copies = [affine(geometry, (1, 0, turn, 0, 1, 0)) for turn in _TURNS]
+    return np.tile(who, len(_TURNS)), np.concatenate(copies)
+
+
+def _bent(geometry: NDArray[Any], reach: NDArray[np.float64], grid: Grid) -> NDArray[Any]:
+    """What of the shapes is near the scene, with vertices on long edges, so that they can bend."""
+    width, height = reach[2] - reach[0], reach[3] - reach[1]
+    if not np.isfinite(reach).all() or width == 0 or height == 0:
+        return geometry
+    around = shapely.box(reach[0] - width, reach[1] - height, reach[2] + width, reach[3] + height)
+    geometry = geometry.copy()
+    far = ~shapely.covered_by(geometry, around)
+    geometry[far] = shapely.intersection(geometry[far], around)
+    edge = _MAX_EDGE_PIXELS * min(width / grid.width, height / grid.height)
+    out: NDArray[Any] = shapely.segmentize(geometry, edge)
+    return out
+
+
+def _transformed(geometry: NDArray[Any], table: Table, grid: Grid) -> NDArray[Any]:
+    """Shapes in the scene's CRS, valid."""
+
+    def there(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(project(points[:, 0], points[:, 1], str(table.crs), str(grid.crs)))
+
+    out: NDArray[Any] = shapely.transform(geometry, there)
+    points, whose = shapely.get_coordinates(out, return_index=True)
+    lost = np.bincount(whose[~np.isfinite(points).all(axis=1)], minlength=len(out))
+    beyond = lost == shapely.get_num_coordinates(out)
+    out[beyond] = shapely.Polygon()  # what has no place in this CRS is not in the scene
+    if (lost[~beyond] > 0).any():
+        raise LabelError(
+            f"{table.uri}: {int((lost[~beyond] > 0).sum())} shapes reach to where {gdal.short_crs(str(grid.crs))} "
+            "has no coordinates",
+            "clip them, or check the file's coordinates and its CRS",
+        )
+    invalid = ~shapely.is_valid(out)
+    out[invalid] = shapely.make_valid(out[invalid], method="structure", keep_collapsed=False)
+    return out
+
+
+def _reach(grid: Grid, crs: str, buffer: float, *, same: bool) -> NDArray[np.float64]:
+    """Bounds of the scene and a little more in another CRS: left, bottom, right, top; infinite if there are none."""
+    pixel = min(math.hypot(grid.transform[0], grid.transform[3]), math.hypot(grid.transform[1], grid.transform[4]))
+    more = 2 + buffer / pixel
+    row, col = np.meshgrid(
+        np.linspace(-more, grid.height + more, _BORDER_POINTS), np.linspace(-more, grid.width + more, _BORDER_POINTS)
+    )
+    a, b, c, d, e, f = grid.transform
+    x, y = (a * col + b * row + c).ravel(), (d * col + e * row + f).ravel()
+    if not same:
+        x, y = project(x, y, str(grid.crs), crs)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return np.array([-math.inf, -math.inf, math.inf, math.inf])
+    margin = 0.0 if same else 0.01
+    dx, dy = margin * np.ptp(x), margin * np.ptp(y)
+    return np.array([x.min() - dx, y.min() - dy, x.max() + dx, y.max() + dy])
+
+
+def _is_geographic(crs: str | None) -> bool:
+    return Grid(1, 1, crs).geographic
+
+
+def _buffered(geometry: NDArray[Any], distance: float) -> NDArray[Any]:
+    """Lines and points with a width."""
+    if distance == 0:
+        return geometry
+    parts, whole = parts_of(geometry)
+    thin = shapely.get_dimensions(parts) < 2
+    parts[thin] = shapely.buffer(parts[thin], distance)
+    out = geometry.copy()
+    for i in np.unique(whole[thin]):
+        out[i] = shapely.union_all(parts[whole == i])
+    return out
+
+
+def _touching(table: Table, who: NDArray[np.int64], geometry: NDArray[Any], grid: Grid) -> Placed:
+    """Those that reach into the scene or come within a pixel of it."""
+    left, top, right, bottom = shapely.bounds(geometry).T if len(geometry) else np.empty((4, 0))
+    with np.errstate(invalid="ignore"):
+        near = (right >= -1) & (bottom >= -1) & (left <= grid.width + 1) & (top <= grid.height + 1)
+    return Placed(table, who[near], geometry[near])
