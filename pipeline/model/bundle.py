@@ -26,13 +26,16 @@ from torch import Tensor, nn
 from pipeline import store
 from pipeline.data.classes import Classes
 from pipeline.data.moments import Statistics
+from pipeline.data.normalise import Normalisation, plain
 from pipeline.errors import BundleError, StorageError
+from pipeline.metrics import Task
 from pipeline.model import optimise
 from pipeline.model.networks import Network, build
 from pipeline.recipe import Predict
 from pipeline.recipe import networks as sections
 
-BUNDLE_VERSION: Final = 1
+BUNDLE_VERSION: Final = 2
+"""The second says how pixels are normalised; in the first it was always by mean and standard deviation."""
 META: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 FILES: Final = (META, WEIGHTS)
@@ -54,6 +57,7 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
     step: int,
     scores: Mapping[str, float],
     run_id: str | None = None,
+    normalisation: Normalisation | None = None,
 ) -> Bundle:
     """Write a bundle to a directory or s3:// prefix; it replaces what is there, at once.
 
@@ -86,6 +90,7 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
             scores=dict(scores),
             weights_sha256=_sha256(local / WEIGHTS),
             run_id=run_id,
+            normalisation=normalisation or plain(statistics),
         )
         store.write_json(str(local / META), bundle.to_json())
         store.upload_dir(local, str(uri), last=META)
@@ -195,11 +200,24 @@ class Bundle:
     weights_sha256: str
     run_id: str | None
     """MLflow run that made it."""
+    normalisation: Normalisation
+    """What the network does to raw pixels first."""
 
     @property
     def num_bands(self) -> int:
         """C."""
         return len(self.bands)
+
+    @property
+    def fill(self) -> tuple[float, ...]:
+        """Value per band to put under invalid pixels: it becomes zero."""
+        return self.normalisation.fill
+
+    @property
+    def task(self) -> Task:
+        """multiclass, or multilabel: a pixel can be of several classes or none."""
+        task: Task = self.recipe.get("data", {}).get("task", "multiclass")
+        return task
 
     def takes(self, bands: Sequence[str]) -> bool:
         """Whether rasters of these bands can be predicted: as many, and not the same ones in another order.
@@ -225,6 +243,7 @@ class Bundle:
         """
         with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
             network = build(self.model, self.num_bands, len(self.classes))
+        network.set_normalisation(self.normalisation)
         try:
             network.load_state_dict(load_file(_weights(self), device="cpu"))
         except (RuntimeError, SafetensorError) as error:
@@ -257,6 +276,7 @@ class Bundle:
             "bands": list(self.bands),
             "dtype": self.dtype,
             "statistics": self.statistics.to_json(),
+            "normalisation": self.normalisation.to_json(),
             "predict": self.predict.model_dump(mode="json"),
             "recipe": json.loads(json.dumps(self.recipe)),
             "fingerprint": self.fingerprint,
@@ -269,14 +289,16 @@ class Bundle:
 
     @classmethod
     def from_json(cls, uri: str, tree: Mapping[str, Any]) -> Bundle:
-        """The opposite of `to_json`, for a bundle at `uri`."""
+        """The opposite of `to_json`, for a bundle at `uri`; older ones know only mean and standard deviation."""
+        statistics = Statistics.from_json(tree["statistics"])
+        normalisation = tree.get("normalisation")
         return cls(
             uri=uri,
             model=sections.parse(tree["model"]),
             classes=Classes.from_json(tree["classes"]),
             bands=tuple(tree["bands"]),
             dtype=str(tree["dtype"]),
-            statistics=Statistics.from_json(tree["statistics"]),
+            statistics=statistics,
             predict=Predict.model_validate(tree["predict"]),
             recipe=dict(tree["recipe"]),
             fingerprint=str(tree["fingerprint"]),
@@ -285,6 +307,7 @@ class Bundle:
             scores={name: math.nan if value is None else float(value) for name, value in tree["scores"].items()},
             weights_sha256=str(tree["weights_sha256"]),
             run_id=tree["run_id"],
+            normalisation=Normalisation.from_json(normalisation) if normalisation else plain(statistics),
         )
 
     def at(self, uri: str) -> Bundle:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import store
+from pipeline.data.normalise import Normalisation
 from pipeline.errors import BundleError, StorageError
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import WEIGHTS, _program, _sha256
@@ -54,6 +55,7 @@ def save(network: Network, uri: str | Path) -> None:
             "bands": network.bands,
             "classes": network.classes,
             "weights_sha256": _sha256(local / WEIGHTS),
+            "normalisation": network.normalisation and network.normalisation.to_json(),
         }
         store.write_json(str(local / META), record)
         store.upload_dir(local, str(uri), last=META)
@@ -85,7 +87,7 @@ def load_model(uri: str | Path, *, device: str | torch.device = "cpu") -> Networ
             f"{uri} is neither a network nor a bundle: it has no {META} and no {bundles.META}",
             f"give a directory or s3:// prefix that network.save or a training wrote, with {WEIGHTS} in it",
         )
-    section, bands, classes, digest = _read(uri)
+    section, bands, classes, digest, normalisation = _read(uri)
     weights = _weights(uri)
     found = _sha256(weights)
     if found != digest:
@@ -96,6 +98,8 @@ def load_model(uri: str | Path, *, device: str | torch.device = "cpu") -> Networ
         )
     with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
         network = build(section, bands, classes)
+    if normalisation is not None:
+        network.set_normalisation(normalisation)
     try:
         network.load_state_dict(load_file(weights, device="cpu"))
     except (RuntimeError, SafetensorError) as error:
@@ -106,8 +110,8 @@ def load_model(uri: str | Path, *, device: str | torch.device = "cpu") -> Networ
     return network.to(device).eval()
 
 
-def _read(uri: str) -> tuple[recipe.Network, int, int, str]:
-    """Section, bands, classes and digest of the weights."""
+def _read(uri: str) -> tuple[recipe.Network, int, int, str, Normalisation | None]:
+    """Section, bands, classes, digest of the weights, and how pixels are normalised if the file says so."""
     again = "save the network again"
     try:
         tree: Any = store.read_json(store.join(uri, META))
@@ -125,7 +129,8 @@ def _read(uri: str) -> tuple[recipe.Network, int, int, str]:
         )
     try:
         section = _SECTION.validate_python(tree["model"])
-        return section, int(tree["bands"]), int(tree["classes"]), str(tree["weights_sha256"])
+        normalisation = Normalisation.from_json(tree["normalisation"]) if tree.get("normalisation") else None
+        return section, int(tree["bands"]), int(tree["classes"]), str(tree["weights_sha256"]), normalisation
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise BundleError(f"{uri}: {META} is incomplete or damaged: {what}", again) from error
@@ -142,7 +147,10 @@ def _weights(uri: str) -> Path:
 def _check(network: Network, section: recipe.Network, state: dict[str, Tensor]) -> None:
     """Refuse to save what could not be loaded."""
     with torch.device("meta"):  # shapes are all that is needed
-        expected = build(section, network.bands, network.classes).state_dict()
+        built = build(section, network.bands, network.classes)
+        if network.normalisation is not None:
+            built.set_normalisation(network.normalisation)
+        expected = built.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
         other = sorted(name for name in shapes.keys() ^ state.keys())

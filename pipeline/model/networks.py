@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import config
+from pipeline.data.normalise import Normalisation
 from pipeline.errors import RecipeError, SceneError
 from pipeline.model.decoders import (
     deeplab,
@@ -37,6 +38,7 @@ from pipeline.model.encoders import smp
 from pipeline.model.encoders.encoder import Encoder
 from pipeline.model.encoders.measure import reached
 from pipeline.model.heads import auxiliary_head, label_head, segmentation_head
+from pipeline.model.normalise import KINDS, Normalise, column
 from pipeline.model.outputs import Outputs
 from pipeline.recipe import networks as recipe
 
@@ -62,7 +64,10 @@ class Network(nn.Module):
         multiple: heights and widths that are multiples of this are not padded.
         auxiliary_weights: of the losses of `Outputs.auxiliary`, in their order.
         label_weight: of the loss of `Outputs.labels`; None without that head.
-        mean, std: buffers [1,C,1,1], the statistics of the training bands; 0 and 1 until `set_statistics`.
+        mean, std: buffers [1,C,1,1] in units of the raw pixels: what becomes zero, and how far from it values lie; 0
+            and 1 until `set_statistics` or `set_normalisation`.
+        normalisation: what `set_normalisation` was given.
+        normalise: of the kinds that mean and std do not cover, what does it instead.
     """
 
     mean: Tensor
@@ -92,6 +97,8 @@ class Network(nn.Module):
         self.label_weight = section.aux.weight if section.aux is not None else None
         self.register_buffer("mean", torch.zeros(1, self.bands, 1, 1))
         self.register_buffer("std", torch.ones(1, self.bands, 1, 1))
+        self.normalisation: Normalisation | None = None
+        self.normalise: Normalise | None = None
         if not getattr(encoder, "nested", True):
             _still_unreached(self)
 
@@ -107,6 +114,20 @@ class Network(nn.Module):
         self.mean.copy_(torch.tensor(mean, dtype=torch.float64).view_as(self.mean))
         scale = torch.tensor(std, dtype=torch.float64).view_as(self.std)
         self.std.copy_(torch.where(scale > 0, scale, 1.0))
+
+    def set_normalisation(self, normalisation: Normalisation) -> None:
+        """Take what raw pixels are normalised with; it is saved with the weights.
+
+        Raises:
+            SceneError: another number of bands than the network has.
+        """
+        if len(normalisation.shift) != self.bands:
+            raise SceneError(f"a normalisation of {len(normalisation.shift)} bands for a network of {self.bands}")
+        self.normalisation = normalisation
+        kind = KINDS.get(normalisation.kind)
+        self.normalise = kind(normalisation).to(self.mean.device) if kind is not None else None
+        self.mean.copy_(column(normalisation.shift if kind is None else normalisation.fill))
+        self.std.copy_(column(normalisation.scale if kind is None else normalisation.spread))
 
     def save(self, uri: str | Path) -> None:
         """Write the network alone to a directory or s3:// prefix, for `pipeline.load_model`.
@@ -181,7 +202,8 @@ class Network(nn.Module):
         """
         if image.ndim != 4 or image.shape[1] != self.bands:
             raise SceneError(f"an image of shape {tuple(image.shape)} for a network of {self.bands} bands")
-        x = (image.to(torch.float32) - self.mean).div_(self.std)
+        x = image.to(torch.float32)
+        x = (x - self.mean).div_(self.std) if self.normalise is None else self.normalise(x)
         bottom, right = (max(-size % self.multiple, 2 * self.multiple - size) for size in x.shape[-2:])
         return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 

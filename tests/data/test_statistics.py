@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -154,3 +155,41 @@ def test_cached_statistics_are_computed_once_for_each_manifest_and_sample(folder
     world(folder, scenes=6, size=96, bands=4, dtype="uint16")
     fewer = statistics.cached(recipe_for(folder, **{"data.statistics_pixels": 10_000}), manifest)
     assert fewer.count < found.count
+
+
+def test_jobs_measured_anywhere_and_merged_in_their_order_give_the_same_to_the_bit(folder):
+    recipe = recipe_for(folder)
+    manifest = index(recipe)
+    jobs = pickle.loads(pickle.dumps(statistics.jobs(manifest, recipe.data)))
+    parts = [statistics.measure(job, manifest.classes, recipe.data) for job in reversed(jobs)][::-1]
+    parts = [Statistics.from_json(json.loads(json.dumps(part.to_json()))) for part in parts]  # as they travel
+    assert len(jobs) == 4 and statistics.total(manifest, parts) == statistics.compute(manifest, recipe.data)
+
+
+def test_percentiles_and_histograms_are_of_the_valid_pixels(folder):
+    recipe = recipe_for(folder)
+    manifest = index(recipe)
+    found, pixels = statistics.compute(manifest, recipe.data), pixels_of(manifest, "train")[0]
+    for percent, values in zip((2, 50, 98), np.transpose(found.percentiles((2, 50, 98))), strict=True):
+        ranks = [(band <= value).mean() * 100 for band, value in zip(pixels, values, strict=True)]
+        np.testing.assert_allclose(ranks, percent, atol=1)
+    shares = found.sketches[0].histogram([2000, 4000])
+    np.testing.assert_allclose(np.cumsum(shares)[:2], [(pixels[0] < v).mean() for v in (2000, 4000)], atol=0.01)
+
+
+def test_statistics_of_an_older_version_are_computed_anew(folder):
+    recipe = recipe_for(folder)
+    manifest = index(recipe)
+    found = statistics.cached(recipe, manifest)
+    uri = str(folder / "runs" / "tiny" / "statistics" / f"{manifest.digest[:12]}.json")
+    entry = store.read_json(uri)
+    del entry["statistics"]["sketches"], entry["made_of"]["version"]
+    store.write_json(uri, entry)
+    assert Statistics.from_json(entry["statistics"]).mean == found.mean  # it can still be read
+    assert statistics.cached(recipe, manifest) == found
+
+
+def test_every_slice_of_a_volume_counts():
+    windows = statistics._windows([(600, 500, 3)], 10**9)
+    assert {w.slice for _, w in windows} == {0, 1, 2} and len(windows) == 6
+    assert sum(w.height * w.width for _, w in windows) == 600 * 500 * 3

@@ -110,9 +110,9 @@ def test_newer_version_says_which_program_reads_it(tmp_path: Path) -> None:
     small.save(tmp_path / "a")
     path = tmp_path / "a" / META
     # A newer one may lack what this one needs: the version must be looked at first.
-    path.write_text(json.dumps({"bundle_version": 2, "program": "9.8.7"}))
+    path.write_text(json.dumps({"bundle_version": 3, "program": "9.8.7"}))
     with pytest.raises(
-        BundleError, match=r"bundle of version 2, made by segpipe 9\.8\.7.*reads versions up to 1"
+        BundleError, match=r"bundle of version 3, made by segpipe 9\.8\.7.*reads versions up to 2"
     ) as caught:
         bundles.load(tmp_path / "a")
     assert caught.value.hint == "install segpipe 9.8.7 or newer"

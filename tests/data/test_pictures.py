@@ -1,0 +1,60 @@
+"""Pictures of pixels and masks: right bands, right stretch, right colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.data import pictures
+from pipeline.data.classes import IGNORE, Classes
+
+CLASSES = Classes(("ground", "house", "road"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)), ((0,), (1,), (2,)))
+
+
+@pytest.mark.parametrize(
+    ("bands", "chosen"),
+    [
+        (["blue", "green", "red", "nir"], (2, 1, 0)),
+        (["B02", "B03", "B04", "B08"], (2, 1, 0)),
+        (["nir", "R", "G", "B"], (1, 2, 3)),
+        (["vv", "vh", "ratio", "dem"], (0, 1, 2)),
+        (["vv", "vh"], (0, 0, 0)),
+    ],
+)
+def test_bands_to_show(bands, chosen):
+    assert pictures.rgb_bands(bands) == chosen
+
+
+def test_a_stretch_between_percentiles_of_valid_pixels():
+    image = np.broadcast_to(np.linspace(100, 4100, 10_000).reshape(100, 100), (3, 100, 100)).copy()
+    valid = np.ones((100, 100), bool)
+    valid[:10] = False
+    image[:, :10] = np.nan
+    shown = pictures.stretch(image, valid)
+    assert (shown[:10] == 0).all() and shown[-1, -1].tolist() == [255] * 3
+    low, high = np.percentile(image[0][valid], (2, 98))
+    assert shown[55, 50, 0] == pytest.approx(255 * (image[0, 55, 50] - low) / (high - low), abs=1)
+    fixed = pictures.stretch(image, valid, [(0, 8200)] * 3)
+    assert fixed[-1, -1].tolist() == pytest.approx([128] * 3, abs=1)
+    assert (pictures.stretch(image, np.zeros_like(valid)) == 0).all()
+
+
+def test_classes_lie_over_the_picture():
+    shown = np.full((40, 40, 3), 100, np.uint8)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 1
+    mask[:, 35:] = IGNORE
+    out = pictures.overlaid(shown, mask, CLASSES)
+    assert (out[:9, :9] == 100).all()  # black classes are not drawn
+    assert out[20, 20].tolist() == [162, 60, 60]
+    assert out[10, 20].tolist() == [255, 0, 0]  # the outline
+    hatched = (out[:, 36:] != 100).any(-1)
+    assert 0 < hatched.mean() < 0.5
+
+
+def test_planes_of_several_classes_become_one():
+    planes = np.zeros((3, 2, 2), np.uint8)
+    planes[1, 0, 0] = planes[2, 0, 0] = planes[1, 0, 1] = 1
+    planes[:, 1, 1] = IGNORE
+    assert pictures.flat(planes, 254).tolist() == [[2, 1], [254, IGNORE]]
+    assert pictures.flat(planes[0], 254) is not None
