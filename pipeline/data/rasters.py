@@ -1,112 +1,151 @@
-"""Reading rasters: pixels and their validity travel together.
+"""Reading rasters: pixels and their validity travel together, whatever the format.
 
-Only GeoTIFF, PNG and JPEG are opened, whatever the file is called: GDAL's other formats can point at foreign files and
-servers. GDAL's handles are not safe to share, so every thread keeps its own, and few of them.
+`readers` holds one reader for each family of formats. Here is what callers see: windows that may reach outside, at any
+scale, in the few data types that images have. Handles are not safe to share, so every thread keeps its own, and few.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.io import DatasetReader
-from rasterio.windows import Window as GdalWindow
 
 from pipeline import store
 from pipeline.data import gdal
 from pipeline.data.grids import Grid, RasterInfo
 from pipeline.data.handles import Handles
 from pipeline.data.raster_writer import Writer, write_cog
+from pipeline.data.readers import scaling
+from pipeline.data.readers.bands import BandsReader
+from pipeline.data.readers.choose import open_reader
+from pipeline.data.readers.protocol import DAMAGED, Pixels, Reader
+from pipeline.data.readers.values import DTYPES, as_image, image_dtype, not_nodata
 from pipeline.data.windows import Window
 from pipeline.errors import LabelError, SceneError
+from pipeline.recipe.data import Reading
 
-__all__ = ["DTYPES", "Grid", "RasterInfo", "Writer", "describe", "probe", "read", "read_label", "write_cog"]
+__all__ = [
+    "DTYPES",
+    "Grid",
+    "RasterInfo",
+    "Writer",
+    "describe",
+    "probe",
+    "read",
+    "read_label",
+    "read_label_bands",
+    "write_cog",
+]
 
-DTYPES: Final = ("uint8", "uint16", "int16", "float32")
-"""Data types of images; labels may have any integer type."""
-
-_DRIVERS: Final = ("GTiff", "PNG", "JPEG")
-# Legitimate rasters are smaller; a header beyond it is damaged or made to exhaust memory.
-_MAX_PIXELS: Final = 600_000_000_000
-_MAX_BLOCK_BYTES: Final = 2 << 30
+_BETWEEN: Final = "\n"
+_DEFAULT: Final = Reading()
 _HANDLES_PER_THREAD: Final = 32
-_DAMAGED: Final = "the file is damaged or is no GeoTIFF, PNG or JPEG; make or fetch it again"
-_PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
-_PNG_END: Final = b"IEND\xaeB`\x82"
-_PNG_TAIL_BYTES: Final = 4096
+_HANDLES: Final = 128
+# Bands in files of their own are asked for together.
+_PARTS_PER_THREAD: Final = 96
+_PARTS: Final = 256
+_PROBE_PIXELS: Final = 2048
 
 
-def describe(uri: str, *, label: bool = False) -> RasterInfo:
+def describe(uri: str, *, label: bool = False, reading: Reading = _DEFAULT) -> RasterInfo:
     """Read the header.
 
     Args:
-        uri: local path or s3:// URI.
+        uri: local path or s3:// URI; of bands in files of their own, several with line feeds between.
         label: check it as a label (one band of integers) instead of as an image.
+        reading: what the file alone does not say.
 
     Raises:
-        SceneError: missing, empty, not a raster, damaged, or of a data type that images cannot have.
+        SceneError: missing, empty, no raster, damaged, or of a data type that images cannot have.
         LabelError: the label has several bands or no integers.
     """
-    with _translated(uri), closing(_open(uri)) as handle:
+    with _opened(uri, label, reading) as reader:
+        info = reader.info
         if label:
-            _check_label(handle)
-        elif handle.dtype not in DTYPES:
-            raise SceneError(
-                f"{uri}: bands of type {handle.dtype}; images are {', '.join(DTYPES)}",
-                "convert it, for instance with `gdal_translate -ot Float32`",
-            )
-        return handle.info
+            _check_label(uri, reader)
+            return info
+        dtype = image_dtype(uri, info.dtype)
+        if dtype == info.dtype:
+            return info
+        return replace(info, dtype=dtype, format=f"{info.format}, {info.dtype} read as {dtype}")
 
 
-def read(uri: str, window: Window, *, nodata: float | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def read(
+    uri: str,
+    window: Window,
+    *,
+    nodata: float | None = None,
+    reading: Reading = _DEFAULT,
+    shape: tuple[int, int] | None = None,
+) -> Pixels:
     """Read a window of an image.
 
     Args:
-        uri: local path or s3:// URI.
+        uri: local path or s3:// URI; of bands in files of their own, several with line feeds between.
         window: may reach outside the raster.
         nodata: pixels of this value are invalid, in addition to what the file says.
+        reading: what the file alone does not say.
+        shape: height and width of the result; by default the window's. From the coarsest overview that is fine enough,
+            areas are averaged, enlarging is bilinear.
 
     Returns:
-        Pixels [C, h, w] in the file's dtype, without an alpha band, and validity [h, w]: every band of the pixel is
-        finite and not nodata, and neither mask nor alpha hide it. Outside the raster pixels are 0 and invalid.
+        Pixels [C, h, w] of the type that `describe` says, without an alpha band, and validity [h, w]: every band of the
+        pixel is finite and not nodata, and neither mask nor alpha hide it; at another scale, this holds for all pixels
+        that it was made of. Outside the raster pixels are 0 and invalid.
 
     Raises:
         SceneError: the file is missing or cannot be read.
     """
     with _translated(uri):
-        return _read(_handles.get(uri), window, nodata)
+        reader = _reader(uri, False, reading)
+        if shape is None or shape == (window.height, window.width):
+            return _image(uri, scaling.padded(reader, window), nodata)
+        return _scaled(uri, reader, window, shape, nodata)
 
 
-def read_label(uri: str, window: Window) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def read_label(
+    uri: str, window: Window, *, reading: Reading = _DEFAULT, shape: tuple[int, int] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Read a window of a label: values as delivered [h, w] (of a palette the indices) and validity [h, w].
 
-    Invalid is what the file marks as nodata or masks out, and what lies outside the raster.
+    Invalid is what the file marks as nodata or masks out, and what lies outside the raster. With `shape`, every value
+    is that of the nearest pixel of the finest level: overviews of a label may hold mixtures.
 
     Raises:
         SceneError: the file is missing or cannot be read.
         LabelError: it has several bands, or no integers.
     """
     with _translated(uri):
-        handle = _handles.get(uri)
-        _check_label(handle)
-        pixels, valid = _read(handle, window, None)
-    limits = np.iinfo(np.int32)
-    if pixels.dtype.itemsize >= 4 and (pixels.min() < limits.min or pixels.max() > limits.max):
-        raise LabelError(f"{uri}: label values beyond 32 bits: {pixels.min()} to {pixels.max()}", "use smaller values")
-    return pixels[0].astype(np.int32), valid
+        reader = _reader(uri, True, reading)
+        _check_label(uri, reader)
+        values, valid = _label(reader, window, shape)
+    return _integers(uri, values, valid)[0], valid
 
 
-def probe(uri: str) -> str:
-    """Read the first, the middle and the last block, to find files that were cut off.
+def read_label_bands(
+    uri: str, window: Window, *, reading: Reading = _DEFAULT, shape: tuple[int, int] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """As `read_label` for a label of several bands: values [K, h, w] and validity [h, w].
+
+    Whole numbers stored as floating point are taken, too; NaN is invalid.
+
+    Raises:
+        SceneError: the file is missing or cannot be read.
+        LabelError: a value is no whole number.
+    """
+    with _translated(uri):
+        values, valid = _label(_reader(uri, True, reading), window, shape)
+    return _integers(uri, values, valid), valid
+
+
+def probe(uri: str, *, reading: Reading = _DEFAULT) -> str:
+    """Read the first, the middle and the last block (and slice), to find files that were cut off.
 
     Returns:
         16 hex digits of the pixels read, of the header and of the file's size: another content has other digits,
@@ -115,175 +154,139 @@ def probe(uri: str) -> str:
     Raises:
         SceneError: a block cannot be read.
     """
-    with _translated(uri), closing(_open(uri)) as handle:
-        dataset = handle.dataset
-        digest = blake2b(f"{store.size_of(uri)} {handle.info}".encode(), digest_size=8)
-        height, width = dataset.block_shapes[0]
-        down, right = (dataset.height - 1) // height, (dataset.width - 1) // width
-        for row, col in sorted({(0, 0), (down // 2 * height, right // 2 * width), (down * height, right * width)}):
-            window = Window(row, col, min(height, dataset.height - row), min(width, dataset.width - col))
-            for array in _read(handle, window, None):
-                digest.update(array.tobytes())
+    with _opened(uri, False, reading) as reader:
+        info, grid = reader.info, reader.grid
+        header = (grid.height, grid.width, grid.crs, grid.transform, info.bands, info.dtype, info.slices)
+        sizes = [store.size_of(part) for part in uri.split(_BETWEEN)]
+        digest = blake2b(repr((sizes, header)).encode(), digest_size=8)
+        for window in _probes(info):
+            for array in reader.read(window):
+                digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
 
-def _read(handle: _Handle, window: Window, nodata: float | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    dataset = handle.dataset
-    row, col = max(window.row, 0), max(window.col, 0)
-    height = min(window.row + window.height, dataset.height) - row
-    width = min(window.col + window.width, dataset.width) - col
-    inside = Window(row, col, height, width)
-    if inside == window:
-        return _read_inside(handle, window, nodata)
-    pixels = np.zeros((len(handle.bands), window.height, window.width), handle.dtype)
-    valid = np.zeros((window.height, window.width), np.bool_)
-    if height > 0 and width > 0:
-        rows = slice(row - window.row, row - window.row + height)
-        cols = slice(col - window.col, col - window.col + width)
-        pixels[:, rows, cols], valid[rows, cols] = _read_inside(handle, inside, nodata)
-    return pixels, valid
+def _probes(info: RasterInfo) -> list[Window]:
+    """First, middle and last block of the first, middle and last slice."""
+    height, width = min(info.tile[0], info.grid.height), min(info.tile[1], info.grid.width)
+    if height * width > _PROBE_PIXELS**2:
+        height, width = min(height, _PROBE_PIXELS), min(width, _PROBE_PIXELS)
+    down, right, deep = (info.grid.height - 1) // height, (info.grid.width - 1) // width, info.slices - 1
+    places = [(0, 0, 0), (down // 2, right // 2, deep // 2), (down, right, deep)]
+    found = []
+    for row, col, number in dict.fromkeys(places):
+        top, left = row * height, col * width
+        found.append(Window(top, left, min(height, info.grid.height - top), min(width, info.grid.width - left), number))
+    return found
 
 
-def _read_inside(handle: _Handle, window: Window, nodata: float | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    area = GdalWindow(window.col, window.row, window.width, window.height)
-    pixels = handle.dataset.read(list(handle.bands), window=area)
-    valid = np.ones(pixels.shape[1:], np.bool_)
-    if pixels.dtype.kind == "f":
-        valid &= np.isfinite(pixels).all(axis=0)
-    for band, declared in zip(pixels, handle.nodata, strict=True):
-        for value in {declared, nodata}:
-            stored = None if value is None else _stored(float(value), band.dtype)
-            if stored is not None:
-                valid &= band != stored
-    if handle.masked:
-        valid &= (handle.dataset.read_masks(list(handle.masked), window=area) > 0).all(axis=0)
-    if handle.alpha:
-        valid &= (handle.dataset.read(list(handle.alpha), window=area) > 0).all(axis=0)
-    return pixels, valid
+def _image(uri: str, pixels_valid: Pixels, nodata: float | None) -> Pixels:
+    """Nodata of the recipe applied, in one of the types of images."""
+    pixels, valid = pixels_valid
+    allowed = not_nodata(pixels, nodata)
+    if allowed is not None:
+        valid &= allowed
+    return as_image(uri, pixels, valid), valid
 
 
-def _stored(value: float, dtype: np.dtype[Any]) -> Any:
-    """A nodata value as the raster holds it, or None if its dtype cannot hold it."""
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return dtype.type(value) if math.isfinite(value) else None
-    if dtype.kind not in "iu" or not value.is_integer():
-        return None
-    limits = np.iinfo(dtype)
-    return dtype.type(int(value)) if limits.min <= value <= limits.max else None
+def _scaled(uri: str, reader: Reader, window: Window, shape: tuple[int, int], nodata: float | None) -> Pixels:
+    sizes = reader.info.levels or ((reader.height, reader.width),)
+    level = scaling.best_level(sizes, window, shape)
+    if level == 0 and window.height * window.width <= scaling.CHUNK_PIXELS:
+        return scaling.resized(*_image(uri, scaling.padded(reader, window), nodata), shape)
+    size = sizes[level]
+    rows, cols = scaling.axes(window, shape, (reader.height / size[0], reader.width / size[1]))
+    return scaling.sampled(
+        lambda part: _image(uri, reader.read(part, None, level), nodata), size, rows, cols, window.slice
+    )
 
 
-def _check_label(handle: _Handle) -> None:
-    if len(handle.bands) != 1:
+def _label(reader: Reader, window: Window, shape: tuple[int, int] | None) -> Pixels:
+    if shape is None or shape == (window.height, window.width):
+        return scaling.padded(reader, window)
+    rows, cols = scaling.axes(window, shape)
+    return scaling.sampled_nearest(reader.read, (reader.height, reader.width), rows, cols, window.slice)
+
+
+def _integers(uri: str, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.int32]:
+    if values.dtype.kind not in "iufb":
+        raise LabelError(f"{uri}: label values of type {values.dtype}", "a label holds integers")
+    if values.dtype.kind == "f":
+        values = np.where(valid, values, 0)
+        odd = values[values != np.rint(values)]
+        if odd.size:
+            raise LabelError(f"{uri}: a label value of {odd.flat[0]:g}", "a label holds integers")
+    limits = np.iinfo(np.int32)
+    if values.dtype.itemsize >= 4 and (values.min() < limits.min or values.max() > limits.max):
+        raise LabelError(f"{uri}: label values beyond 32 bits: {values.min()} to {values.max()}", "use smaller values")
+    return values.astype(np.int32)
+
+
+def _check_label(uri: str, reader: Reader) -> None:
+    if reader.num_bands != 1:
         raise LabelError(
-            f"{handle.uri}: the label has {len(handle.bands)} bands", "a label is one band of class values, not colours"
+            f"{uri}: the label has {reader.num_bands} bands", "a label is one band of class values, not colours"
         )
-    if np.dtype(handle.dtype).kind not in "iub":
-        raise LabelError(f"{handle.uri}: label values of type {handle.dtype}", "a label holds integers")
+    if np.dtype(reader.dtype).kind not in "iub":
+        raise LabelError(f"{uri}: label values of type {reader.dtype}", "a label holds integers")
 
 
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
     """GDAL set up as the store says, and its errors as ours."""
-    with gdal.environment(fast_png=store.is_local(uri)):
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise SceneError(f"{uri}: no such file", "check the path") from error
-        except gdal.READ_ERRORS as error:
-            _handles.forget(uri)
-            raise SceneError(f"{uri}: cannot be read ({gdal.reason(error)})", _DAMAGED) from error
+    with gdal.environment(fast_png=store.is_local(uri)), _named(uri):
+        yield
 
 
-def _open(uri: str) -> _Handle:
-    if store.size_of(uri) == 0:
-        raise SceneError(f"{uri}: the file is empty", "make or fetch it again")
-    if store.is_local(uri) and _is_cut_off(Path(store.gdal_path(uri))):
-        raise SceneError(f"{uri}: cannot be read (the PNG was cut off)", _DAMAGED)
-    # rasterio.open takes one driver only.
-    handle = _Handle(uri, DatasetReader(store.gdal_path(uri), driver=list(_DRIVERS)))
+@contextmanager
+def _named(uri: str) -> Iterator[None]:
+    """Errors that name the file."""
     try:
-        _check(handle)
-    except SceneError:
-        handle.close()
-        raise
-    return handle
+        yield
+    except FileNotFoundError as error:
+        raise SceneError(f"{uri}: no such file", "check the path") from error
+    except gdal.READ_ERRORS as error:
+        for handles in _handles.values():
+            handles.forget(uri)
+        if not store.is_local(uri):
+            raise gdal.failure(uri, error) from error
+        raise SceneError(f"{uri}: cannot be read ({gdal.reason(error)})", DAMAGED) from error
 
 
-def _is_cut_off(path: Path) -> bool:
-    """True for a PNG without an end. The fast way of reading it does not notice."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        if file.read(len(_PNG_BEGIN)) != _PNG_BEGIN:
-            return False
-        file.seek(max(0, path.stat().st_size - _PNG_TAIL_BYTES))  # some programs append something
-        return _PNG_END not in file.read()
+@contextmanager
+def _opened(uri: str, label: bool, reading: Reading) -> Iterator[Reader]:
+    """A reader that is not kept."""
+    with _translated(uri):
+        parts: list[Reader] = []
+        try:
+            for part in uri.split(_BETWEEN):
+                with _named(part):
+                    parts.append(open_reader(part, label=label, reading=reading))
+            yield parts[0] if len(parts) == 1 else _together(uri, parts, label)
+        finally:
+            for reader in parts:
+                reader.close()
 
 
-def _check(handle: _Handle) -> None:
-    """Refuse what would exhaust memory or has no meaning here."""
-    uri, dataset = handle.uri, handle.dataset
-    if dataset.height * dataset.width > _MAX_PIXELS:
-        raise SceneError(f"{uri}: its header claims {dataset.width} × {dataset.height} pixels", "the file is damaged")
-    if not handle.bands:
-        raise SceneError(f"{uri}: it has no band besides alpha", "an image needs at least one band")
-    if handle.dtype.startswith("complex"):
-        raise SceneError(f"{uri}: pixels are complex numbers", "convert it to amplitudes")
-    height, width = dataset.block_shapes[0]
-    block = height * width * dataset.count * np.dtype(handle.dtype).itemsize
-    if block > _MAX_BLOCK_BYTES:
-        raise SceneError(
-            f"{uri}: stored in blocks of {width} × {height} pixels, so that any window needs {block >> 30} GiB",
-            "rewrite it in tiles, for instance with `gdal_translate -of COG`",
-        )
+def _open(uri: str, *, label: bool, reading: Reading) -> Reader:
+    with _named(uri):
+        return open_reader(uri, label=label, reading=reading)
 
 
-@dataclass(frozen=True)
-class _Handle:
-    """An open raster, and what is asked of it at every window."""
-
-    uri: str
-    dataset: Any
-
-    def close(self) -> None:
-        """Give the file back."""
-        self.dataset.close()
-
-    @cached_property
-    def bands(self) -> tuple[int, ...]:
-        """Positions (from 1) of the bands that are no alpha."""
-        return tuple(i for i in self.dataset.indexes if i not in self.alpha)
-
-    @cached_property
-    def alpha(self) -> tuple[int, ...]:
-        pairs = zip(self.dataset.indexes, self.dataset.colorinterp, strict=True)
-        return tuple(i for i, meaning in pairs if meaning == ColorInterp.alpha)
-
-    @cached_property
-    def dtype(self) -> str:
-        # All bands of the formats read here have the same.
-        return str(self.dataset.dtypes[self.bands[0] - 1])
-
-    @cached_property
-    def nodata(self) -> tuple[float | None, ...]:
-        return tuple(self.dataset.nodatavals[i - 1] for i in self.bands)
-
-    @cached_property
-    def masked(self) -> tuple[int, ...]:
-        """Bands whose mask must be read: one if they share it, none if values or alpha already tell."""
-        flags = {i: self.dataset.mask_flag_enums[i - 1] for i in self.bands}
-        told = ([MaskFlags.nodata], [MaskFlags.all_valid])
-        own = tuple(i for i, f in flags.items() if f not in told and MaskFlags.alpha not in f)
-        return own[:1] if all(MaskFlags.per_dataset in flags[i] for i in own) else own
-
-    @property
-    def info(self) -> RasterInfo:
-        dataset = self.dataset
-        names = (dataset.descriptions[i - 1] or f"band_{n}" for n, i in enumerate(self.bands, 1))
-        crs = dataset.crs.to_wkt() if dataset.crs else None
-        a, b, c, d, e, f = (float(v) for v in dataset.transform[:6])
-        return RasterInfo(Grid(dataset.height, dataset.width, crs, (a, b, c, d, e, f)), tuple(names), self.dtype)
+def _together(uri: str, parts: list[Reader], label: bool) -> Reader:
+    return BandsReader(tuple(uri.split(_BETWEEN)), tuple(parts), label)
 
 
-_handles = Handles(_open, _HANDLES_PER_THREAD)
+def _reader(uri: str, label: bool, reading: Reading) -> Reader:
+    """This thread's reader of a file, or of several as one."""
+    apart = _BETWEEN in uri
+    key = (label, apart, reading)
+    handles = _handles.get(key)
+    if handles is None:
+        limits = (_PARTS_PER_THREAD, _PARTS) if apart else (_HANDLES_PER_THREAD, _HANDLES)
+        handles = _handles.setdefault(key, Handles(partial(_open, label=label, reading=reading), *limits))
+    if not apart:
+        return handles.get(uri)
+    return _together(uri, [handles.get(part) for part in uri.split(_BETWEEN)], label)
+
+
+_handles: dict[tuple[bool, bool, Reading], Handles[Reader]] = {}

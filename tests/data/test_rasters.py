@@ -10,7 +10,7 @@ import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.rasters import Grid, Writer, describe, probe, read, read_label, write_cog
+from pipeline.data.rasters import Grid, Writer, describe, probe, read, read_label, read_label_bands, write_cog
 from pipeline.data.windows import Window, cover
 from pipeline.errors import LabelError, OutputExists, SceneError, StorageError
 from tests.factory import TRANSFORM, UTM, make_pixels, make_scene, write_raster
@@ -296,11 +296,69 @@ def test_a_header_that_claims_too_much_is_refused(tmp_path):
         describe(str(tmp_path / "a.png"))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "uint32", "int8", "complex64"])
-def test_other_types_of_pixels_are_named(tmp_path, dtype):
-    path = write_raster(tmp_path / "a.tif", np.zeros((1, 4, 4), dtype))
-    with pytest.raises(SceneError, match="complex numbers" if dtype == "complex64" else f"bands of type {dtype}"):
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("int8", "int16"),
+        ("uint32", "float32"),
+        ("int32", "float32"),
+        ("uint64", "float32"),
+        ("int64", "float32"),
+        ("float64", "float32"),
+    ],
+)
+def test_other_types_are_read_as_one_that_holds_them(tmp_path, given, taken):
+    values = np.array([[[0, 1, 5, 100]]], given)
+    path = str(write_raster(tmp_path / "a.tif", values))
+    info = describe(path)
+    assert info.dtype == taken and f"{given} read as {taken}" in info.format
+    pixels, valid = read(path, Window(0, 0, 1, 4))
+    assert pixels.dtype == taken and valid.all()
+    np.testing.assert_array_equal(pixels, values)
+
+
+@pytest.mark.parametrize("value", [2**24 + 1, 2**31 - 1, -(2**24) - 1])
+def test_an_integer_that_would_be_rounded_is_refused(tmp_path, value):
+    path = str(write_raster(tmp_path / "a.tif", np.array([[[0, value]]], np.int32)))
+    assert read(path, Window(0, 0, 1, 1))[0].max() == 0
+    assert not read(path, Window(0, 0, 1, 2), nodata=value)[1][0, 1]
+    with pytest.raises(SceneError, match=rf"a\.tif: a int32 value of {value} cannot be held by float32"):
+        read(path, Window(0, 0, 1, 2))
+
+
+def test_float64_is_rounded_and_its_nodata_is_no_overflow(tmp_path):
+    pixels = np.array([[[0.1, -1.7976931348623157e308]]])
+    path = str(write_raster(tmp_path / "a.tif", pixels, nodata=-1.7976931348623157e308))
+    seen, valid = read(path, Window(0, 0, 1, 2))
+    assert seen[0, 0, 0] == np.float32(0.1) and valid.tolist() == [[True, False]]
+    other = str(write_raster(tmp_path / "b.tif", pixels))
+    with pytest.raises(SceneError, match="cannot be held by float32"):
+        read(other, Window(0, 0, 1, 2))
+
+
+def test_complex_pixels_are_refused(tmp_path):
+    path = write_raster(tmp_path / "a.tif", np.zeros((1, 4, 4), "complex64"))
+    with pytest.raises(SceneError, match="complex numbers"):
         describe(str(path))
+
+
+@pytest.mark.parametrize(("transform", "says"), [((np.nan, 0, 0, 0, -1, 0), "its transform holds no numbers")])
+def test_a_transform_that_holds_no_numbers_is_refused(tmp_path, transform, says):
+    path = write_raster(tmp_path / "a.tif", np.zeros((1, 4, 4), np.uint8))
+    (tmp_path / "a.tfw").write_text("nan\n0\n0\n-1\n5\n5\n")
+    with pytest.raises(SceneError, match=says):
+        describe(str(path))
+
+
+def test_whole_numbers_in_floats_are_label_bands(tmp_path):
+    values = np.array([[[0, 1, np.nan]], [[7, -2, 3]]], np.float32)
+    path = str(write_raster(tmp_path / "a.tif", values))
+    labels, valid = read_label_bands(path, Window(0, 0, 1, 3))
+    assert labels.dtype == np.int32 and valid.tolist() == [[True, True, False]]
+    np.testing.assert_array_equal(labels[:, valid], values[:, valid])
+    half = str(write_raster(tmp_path / "b.tif", np.array([[[0.5]]], np.float32)))
+    with pytest.raises(LabelError, match=r"b\.tif: a label value of 0\.5"):
+        read_label_bands(half, Window(0, 0, 1, 1))
 
 
 def test_probe_sees_content_but_not_dates(tmp_path):

@@ -1,0 +1,189 @@
+"""Scenes whose bands are files of their own, as one raster on the grid of the first.
+
+Bands at another resolution are brought to that grid: bilinear (averaged where they are finer), labels to the nearest
+pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Final
+
+import numpy as np
+
+from pipeline.data import gdal
+from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.readers import protocol, scaling
+from pipeline.data.readers.protocol import Pixels, Reader
+from pipeline.data.readers.scaling import Axis
+from pipeline.data.readers.values import image_dtype
+from pipeline.data.windows import Window
+from pipeline.errors import SceneError
+
+_TOLERANCE_PIXELS: Final = 1e-3
+_SAME_SHAPE: Final = 0.01
+_HINT: Final = (
+    "bring the bands to one grid, for instance with `gdalwarp -r bilinear`, or leave out those that lie elsewhere"
+)
+_SAME: Final = ((0.0, 1.0), (0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class BandsReader:
+    """Open rasters as the bands of one; their owner closes them."""
+
+    uris: tuple[str, ...]
+    parts: tuple[Reader, ...]
+    label: bool
+
+    def __post_init__(self) -> None:
+        for number, part in enumerate(self.parts[1:], 1):
+            self._relation(number)
+            if part.slices != self.slices:
+                raise SceneError(
+                    f"{self.uris[0]} and {self.uris[number]}: {self.slices} slices against {part.slices}",
+                    "use files of one volume",
+                )
+
+    def close(self) -> None:
+        """Nothing: the parts are kept by whoever opened them."""
+
+    @property
+    def height(self) -> int:
+        """Of the first."""
+        return self.parts[0].height
+
+    @property
+    def width(self) -> int:
+        """Of the first."""
+        return self.parts[0].width
+
+    @property
+    def slices(self) -> int:
+        """Of the first; others must have as many."""
+        return self.parts[0].slices
+
+    @property
+    def grid(self) -> Grid:
+        """Of the first."""
+        return self.parts[0].grid
+
+    @cached_property
+    def num_bands(self) -> int:
+        """Of all together."""
+        return sum(part.num_bands for part in self.parts)
+
+    @cached_property
+    def dtype(self) -> str:
+        """One that holds the values of all."""
+        kinds = {part.dtype for part in self.parts}
+        if len(kinds) == 1:
+            return kinds.pop()
+        if not self.label:
+            kinds = {image_dtype(uri, part.dtype) for uri, part in zip(self.uris, self.parts, strict=True)}
+        return str(np.result_type(*kinds))
+
+    @cached_property
+    def info(self) -> RasterInfo:
+        """The first one's grid with the bands of all; bands are numbered through where their names do not differ."""
+        infos = [part.info for part in self.parts]
+        names = [name for info in infos for name in info.bands]
+        if len(set(names)) < len(names):
+            names = [f"band_{i}" for i in range(1, len(names) + 1)]
+        kinds = ", ".join(dict.fromkeys(info.format for info in infos))
+        first = infos[0]
+        same = all(self._relation(n) == _SAME and info.levels == first.levels for n, info in enumerate(infos))
+        levels = first.levels if same else first.levels[:1]
+        kind = f"{len(infos)} files: {kinds}"
+        return replace(first, bands=tuple(names), dtype=self.dtype, levels=levels, format=kind)
+
+    def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
+        """Values [C, h, w] of the common type, valid where all are."""
+        wanted = list(range(self.num_bands)) if bands is None else list(bands)
+        order: list[int] = []
+        found: list[Pixels] = []
+        begin = 0
+        for number, part in enumerate(self.parts):
+            own = [band - begin for band in dict.fromkeys(wanted) if begin <= band < begin + part.num_bands]
+            if own:
+                found.append(self._read(number, window, own, level))
+                order += [band + begin for band in own]
+            begin += part.num_bands
+        pixels, valid = scaling.merged([(values.astype(self.dtype, copy=False), ok) for values, ok in found])
+        return (pixels if order == wanted else pixels[[order.index(band) for band in wanted]]), valid
+
+    def _relation(self, number: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        if number == 0:
+            return _SAME
+        return relation(self.parts[0].grid, self.parts[number].grid, self.uris[0], self.uris[number])
+
+    def _read(self, number: int, window: Window, bands: list[int], level: int) -> Pixels:
+        try:
+            return self._read_part(number, window, bands, level)
+        except gdal.READ_ERRORS as error:
+            reason = gdal.reason(error)
+            raise SceneError(f"{self.uris[number]}: cannot be read ({reason})", protocol.DAMAGED) from error
+
+    def _read_part(self, number: int, window: Window, bands: list[int], level: int) -> Pixels:
+        part = self.parts[number]
+        rows, cols = self._relation(number)
+        if (rows, cols) == _SAME:
+            return part.read(window, bands, level)
+        down = Axis(rows[0] + window.row * rows[1], rows[1], window.height)
+        across = Axis(cols[0] + window.col * cols[1], cols[1], window.width)
+        size = part.height, part.width
+        if self.label:
+            return scaling.sampled_nearest(lambda area: part.read(area, bands), size, down, across, window.slice)
+        return scaling.sampled(lambda area: part.read(area, bands), size, down, across, window.slice)
+
+
+@lru_cache(maxsize=4096)
+def relation(ours: Grid, theirs: Grid, our_uri: str, their_uri: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """How pixels of one grid lie on another that covers the same area.
+
+    Returns:
+        For rows and for columns: position of our first pixel in theirs, and size of our pixels in theirs.
+
+    Raises:
+        SceneError: another CRS, or another area.
+    """
+    names = f"{our_uri} and {their_uri}: bands of one scene"
+    rows, cols = theirs.height / ours.height, theirs.width / ours.width
+    if not (ours.georeferenced and theirs.georeferenced):
+        if abs(rows / cols - 1) > _SAME_SHAPE:
+            raise SceneError(f"{names} are of different shape: {ours.difference(theirs)}", _HINT)
+        return (0.0, rows), (0.0, cols)
+    if ours.crs and theirs.crs and not gdal.same_crs(ours.crs, theirs.crs):
+        what = f"{gdal.short_crs(ours.crs)} against {gdal.short_crs(theirs.crs)}"
+        raise SceneError(f"{names} have different CRS: {what}", _HINT)
+    left, top = _position(theirs, *ours.position(0, 0))
+    right, bottom = _position(theirs, *ours.position(ours.height, ours.width))
+    skew = _position(theirs, *ours.position(0, ours.width))
+    if abs(skew[1] - top) > _TOLERANCE_PIXELS or right <= left or bottom <= top:
+        raise SceneError(f"{names} are turned or mirrored against each other", _HINT)
+    off = max(abs(left), abs(top), abs(right - theirs.width), abs(bottom - theirs.height))
+    if off > max(1.0, cols, rows):
+        raise SceneError(f"{names} cover different areas: {_bounds(ours)} against {_bounds(theirs)}", _HINT)
+    return _line(top, bottom, ours.height), _line(left, right, ours.width)
+
+
+def _line(begin: float, end: float, count: int) -> tuple[float, float]:
+    """Start and step, rid of rounding errors of the coordinates."""
+    start, step = begin, (end - begin) / count
+    if abs(step * count - round(step * count)) < _TOLERANCE_PIXELS:
+        step = round(step * count) / count
+    return (0.0 if abs(start) < _TOLERANCE_PIXELS else start), step
+
+
+def _position(grid: Grid, x: float, y: float) -> tuple[float, float]:
+    """Column and row of a point given in coordinates."""
+    a, b, c, d, e, f = grid.transform
+    determinant = a * e - b * d
+    return (e * (x - c) - b * (y - f)) / determinant, (a * (y - f) - d * (x - c)) / determinant
+
+
+def _bounds(grid: Grid) -> str:
+    (x1, y1), (x2, y2) = grid.position(0, 0), grid.position(grid.height, grid.width)
+    return f"x {min(x1, x2):.10g} to {max(x1, x2):.10g}, y {min(y1, y2):.10g} to {max(y1, y2):.10g}"

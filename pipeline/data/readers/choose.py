@@ -1,0 +1,129 @@
+"""Which reader a file needs: told by its content, never by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from pipeline import store
+from pipeline.data import gdal as gdal_setup
+from pipeline.data.readers import arrays, dicom, dicom_header, gdal, medical, protocol, signs, slides, vrt, zarr
+from pipeline.data.readers.protocol import Reader
+from pipeline.data.remote import RemoteReader
+from pipeline.errors import SceneError, StorageError
+from pipeline.recipe.data import Reading
+
+_HEAD_BYTES: Final = 1024
+_NOT_HERE: Final = "missing codec"
+_UNKNOWN: Final = "not recognized"
+# Large ones are not copied whole only because GDAL failed once.
+_COPIED_BYTES: Final = 64 << 20
+_READ_IN_RANGES: Final = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg")
+
+
+def open_reader(uri: str, *, label: bool, reading: Reading) -> Reader:
+    """Open a raster of any format; GDAL is set up already.
+
+    Args:
+        uri: of a file, or of a folder with a DICOM series or Zarr.
+        label: values are wanted as they are: a palette's indices, no clipping.
+        reading: what the recipe says.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        SceneError: it is empty, damaged, of no known format, or beyond the limits.
+    """
+    if not store.is_local(uri):
+        variant = f"{label} {reading.model_dump_json()}"
+        return RemoteReader(uri, lambda: _open_remote(uri, label, reading), variant=variant)
+    path = Path(store.gdal_path(uri))
+    if path.is_dir():
+        if zarr.is_zarr(uri):
+            return zarr.open_zarr(uri, label=label, reading=reading)
+        return dicom.open_dicom(uri, path, label=label, reading=reading)
+    return _open_file(uri, path, label, reading)
+
+
+def _open_file(uri: str, path: Path, label: bool, reading: Reading) -> Reader:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        raise SceneError(f"{uri}: the file is empty", "make or fetch it again")
+    if dicom_header.is_dicom(head):  # its first 128 bytes may look like a TIFF
+        return dicom.open_dicom(uri, path, label=label, reading=reading)
+    if signs.is_tiff(head):
+        signs.check_tiff(uri, path)
+        signs.check_beside(uri, path)
+        return _open_tiff(uri, str(path), path, label, reading)
+    content = medical.unpacked(head) if head.startswith(medical.GZIP_BEGIN) else head
+    if medical.is_nifti(content):
+        return medical.open_nifti(uri, path, label=label, reading=reading)
+    if head.startswith(arrays.NPY_BEGIN):
+        return arrays.open_npy(uri, path, label=label, reading=reading)
+    if head.startswith(arrays.ZIP_BEGIN):
+        return arrays.open_npz(uri, path, label=label, reading=reading)
+    if vrt.is_vrt(head):
+        with protocol.parsing(uri):
+            vrt.check_vrt(uri, path)
+        return gdal.open_gdal(uri, str(path), label=label, reading=reading, drivers=("VRT",))
+    if signs.is_png(head):
+        signs.check_png(uri, path)
+    signs.check_beside(uri, path)
+    return gdal.open_gdal(uri, str(path), label=label, reading=reading)
+
+
+def _open_tiff(uri: str, gdal_path: str, path: Path | None, label: bool, reading: Reading) -> Reader:
+    """By GDAL, unless its pages mean something that GDAL does not know, or it lacks the codec."""
+    try:
+        reader = gdal.open_gdal(uri, gdal_path, label=label, reading=reading)
+    except gdal_setup.READ_ERRORS as error:
+        if _NOT_HERE not in gdal_setup.reason(error):
+            raise
+    else:
+        if not _is_slide(reader, reading):
+            return reader
+        reader.close()
+    if path is None:
+        path = store.local_file(uri)
+        signs.check_tiff(uri, path)
+    return slides.open_slide(uri, path, label=label, reading=reading)
+
+
+def _is_slide(reader: gdal.GdalReader, reading: Reading) -> bool:
+    if reader.dataset.driver != "GTiff" or reader.dataset.crs is not None:
+        return False
+    tags = reader.dataset.tags()
+    if reading.mpp is not None and not reader.grid.georeferenced:
+        return True
+    return slides.is_slide(tags.get("TIFFTAG_IMAGEDESCRIPTION", ""), tags.get("TIFFTAG_SOFTWARE", ""))
+
+
+def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
+    """A raster that GDAL reads is read in ranges; of others a copy is fetched, Zarr apart."""
+    try:
+        size = store.size_of(uri)
+    except FileNotFoundError:
+        size = 0  # a prefix is no file
+    if size == 0:
+        return _open_prefix(uri, label, reading)
+    try:
+        return _open_tiff(uri, store.gdal_path(uri), None, label, reading)
+    except gdal_setup.READ_ERRORS as error:
+        if _UNKNOWN not in gdal_setup.reason(error):
+            raise
+        if size > _COPIED_BYTES and PurePosixPath(uri).suffix.lower() in _READ_IN_RANGES:
+            raise
+        # GDAL says so, too, of a store that does not answer.
+        if isinstance(gdal_setup.failure(uri, error), StorageError):
+            raise
+    return _open_file(uri, store.local_file(uri), label, reading)
+
+
+def _open_prefix(uri: str, label: bool, reading: Reading) -> Reader:
+    if zarr.is_zarr(uri):
+        return zarr.open_zarr(uri, label=label, reading=reading)
+    if store.is_web(uri) or not store.list_files(uri):
+        if store.exists(uri):
+            raise SceneError(f"{uri}: the file is empty", "make or fetch it again")
+        raise FileNotFoundError(uri)
+    return dicom.open_dicom(uri, store.download_dir(uri), label=label, reading=reading)

@@ -1,0 +1,284 @@
+"""What GDAL reads: GeoTIFF, COG, PNG, JPEG, JPEG 2000 and others, through an allow-list of its drivers.
+
+The list holds formats that are complete in themselves. GDAL's others can point at foreign files and servers, whatever
+the file is called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.io import DatasetReader
+from rasterio.windows import Window as GdalWindow
+
+from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.readers import protocol
+from pipeline.data.readers.placing import placed
+from pipeline.data.readers.protocol import DAMAGED, Pixels
+from pipeline.data.readers.values import stored_as
+from pipeline.data.windows import Window
+from pipeline.errors import SceneError
+from pipeline.recipe.data import Reading
+
+DRIVERS: Final = (
+    *("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "BMP", "GIF", "BIGGIF", "WEBP", "PNM"),
+    *("HFA", "ENVI", "EHdr", "AAIGrid", "SRTMHGT", "DTED"),
+)
+# To reach any row of these everything before it must be decompressed.
+_WHOLE: Final = ("PNG", "JPEG", "GIF", "BIGGIF", "WEBP")
+_SAME_SHAPE: Final = 0.02
+_MAX_BANDS: Final = 10_000
+_MASK_PIXELS: Final = 64 << 20
+
+
+def open_gdal(uri: str, path: str, *, label: bool, reading: Reading, drivers: Sequence[str] = DRIVERS) -> GdalReader:
+    """Open a raster; GDAL is set up already.
+
+    Args:
+        uri: for messages.
+        path: what GDAL calls it.
+        label: a palette's indices are wanted, not its colours.
+        reading: limits.
+        drivers: GDAL's short names of the formats that are allowed.
+
+    Raises:
+        SceneError: it would exhaust memory, or its header has no meaning.
+    """
+    # rasterio.open takes one driver only.
+    reader = GdalReader(uri, path, DatasetReader(path, driver=list(drivers)), label, tuple(drivers))
+    try:
+        _check(reader, reading)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def _check(reader: GdalReader, reading: Reading) -> None:
+    """Refuse what would exhaust memory or has no meaning here."""
+    uri, dataset = reader.uri, reader.dataset
+    protocol.check_size(uri, dataset.height, dataset.width, 1, reading)
+    if dataset.count > _MAX_BANDS:
+        raise SceneError(f"{uri}: its header claims {dataset.count} bands", DAMAGED)
+    if "OVERVIEW_FILE" in dataset.tags(ns="OVERVIEWS"):
+        raise SceneError(f"{uri}: its header names another file as its overviews", "remove that entry")
+    if not reader.bands:
+        raise SceneError(f"{uri}: it has no band besides alpha", "an image needs at least one band")
+    if len({dataset.dtypes[i - 1] for i in reader.bands}) > 1:
+        raise SceneError(f"{uri}: its bands are of different types: {', '.join(dataset.dtypes)}", "convert it to one")
+    if reader.dtype.startswith("complex"):
+        raise SceneError(f"{uri}: pixels are complex numbers", "convert it to amplitudes")
+    if not all(math.isfinite(v) for v in dataset.transform[:6]):
+        raise SceneError(f"{uri}: its transform holds no numbers: {dataset.transform[:6]}", "write it anew")
+    pixel = dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+    if dataset.driver in _WHOLE:
+        size = dataset.height * dataset.width * pixel
+        protocol.check_whole(uri, size, f"a {dataset.driver}", "convert it, for instance with `gdal_translate -of COG`")
+    height, width = dataset.block_shapes[0]
+    protocol.check_block(uri, height, width, pixel)
+
+
+@dataclass(frozen=True)
+class GdalReader:
+    """An open dataset, and what is asked of it at every window."""
+
+    uri: str
+    path: str
+    dataset: Any
+    label: bool
+    drivers: tuple[str, ...]
+
+    def close(self) -> None:
+        """Give the file back."""
+        for level in self.__dict__.get("levels", ()):
+            if level is not self:
+                level.close()
+        self.dataset.close()
+
+    @cached_property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.dataset.height)
+
+    @cached_property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.dataset.width)
+
+    @property
+    def slices(self) -> int:
+        """A GDAL raster is no volume."""
+        return 1
+
+    @cached_property
+    def num_bands(self) -> int:
+        """Bands without alpha; a palette is three."""
+        return 3 if self.palette is not None else len(self.bands)
+
+    @cached_property
+    def dtype(self) -> str:
+        """Of all bands."""
+        return "uint8" if self.palette is not None else str(self.dataset.dtypes[self.bands[0] - 1])
+
+    @cached_property
+    def bands(self) -> tuple[int, ...]:
+        """Positions (from 1) of the bands that are no alpha."""
+        return tuple(i for i in self.dataset.indexes if i not in self.alpha)
+
+    @cached_property
+    def alpha(self) -> tuple[int, ...]:
+        """Positions (from 1) of the bands that are."""
+        pairs = zip(self.dataset.indexes, self.dataset.colorinterp, strict=True)
+        return tuple(i for i, meaning in pairs if meaning == ColorInterp.alpha)
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8] | None:
+        """Red, green, blue, alpha [4, values] of an image whose values are positions in it.
+
+        None of greys in order, where the values themselves say as much: GDAL gives such a palette to all images of one
+        bit, and to those where 0 is white.
+        """
+        if self.label or not self._has_palette or self._greys.all():
+            return None
+        colors = self.dataset.colormap(self.bands[0])
+        table = np.zeros((4, 1 << (8 * np.dtype(self.dataset.dtypes[self.bands[0] - 1]).itemsize)), np.uint8)
+        for value, color in colors.items():
+            table[:, value] = color
+        return table
+
+    @property
+    def _has_palette(self) -> bool:
+        return len(self.bands) == 1 and self.dataset.colorinterp[self.bands[0] - 1] == ColorInterp.palette
+
+    @cached_property
+    def _greys(self) -> NDArray[np.bool_]:
+        """Whether the palette's entries are opaque greys, and whether they rise or fall throughout."""
+        colors = np.asarray([c for _, c in sorted(self.dataset.colormap(self.bands[0]).items())], np.int16)
+        grey = (colors[:, 0] == colors[:, 1]) & (colors[:, 1] == colors[:, 2]) & (colors[:, 3] == 255)
+        steps = np.diff(colors[:, 0])
+        return np.append(grey, bool((steps >= 0).all() or (steps <= 0).all()))
+
+    @cached_property
+    def nodata(self) -> tuple[float | None, ...]:
+        """Of each band."""
+        return tuple(self.dataset.nodatavals[i - 1] for i in self.bands)
+
+    @cached_property
+    def masked(self) -> tuple[int, ...]:
+        """Bands with a mask that must be read: none where values or alpha already tell."""
+        flags = {i: self.dataset.mask_flag_enums[i - 1] for i in self.bands}
+        told = ([MaskFlags.nodata], [MaskFlags.all_valid])
+        return tuple(i for i, f in flags.items() if f not in told and MaskFlags.alpha not in f)
+
+    @cached_property
+    def shares_mask(self) -> bool:
+        """Whether one mask is that of all bands."""
+        return all(MaskFlags.per_dataset in self.dataset.mask_flag_enums[i - 1] for i in self.masked)
+
+    @cached_property
+    def levels(self) -> tuple[GdalReader, ...]:
+        """This one and its overviews, finest first.
+
+        An overview that lacks the mask that the whole has, or shows something else, is left out. Where the mask
+        hides something, but nothing in the coarsest overview, overviews lack it, and none is used.
+        """
+        found = [self]
+        for number in range(len(self.dataset.overviews(self.bands[0]))):
+            # GDAL_DISABLE_READDIR_ON_OPEN and the like hold for these, too.
+            dataset = DatasetReader(self.path, driver=list(self.drivers), overview_level=number)
+            level = GdalReader(self.uri, self.path, dataset, self.label, self.drivers)
+            ratio = (self.width / level.width) / (self.height / level.height)
+            short = min(level.height, level.width) < 16  # where rounding alone changes the ratio
+            alike = (level.masked, level.alpha) == (self.masked, self.alpha)
+            if alike and (short or abs(ratio - 1) < _SAME_SHAPE):
+                found.append(level)
+            else:
+                level.close()
+        found.sort(key=lambda level: -level.width)
+        if len(found) > 1 and self.masked and not found[-1]._hides(False) and self._hides(True):
+            for level in found[1:]:
+                level.close()
+            del found[1:]
+        return tuple(found)
+
+    def _hides(self, unknown: bool) -> bool:
+        """Whether the mask hides any pixel; of a large raster that is not known.
+
+        Of an overview without a mask GDAL says that it has one, and that all is valid.
+        """
+        if self.height * self.width > _MASK_PIXELS:
+            return unknown
+        return bool((self.dataset.read_masks(list(self.masked)) == 0).any())
+
+    @property
+    def grid(self) -> Grid:
+        """By transform or by control points."""
+        return self._placed[0]
+
+    @property
+    def info(self) -> RasterInfo:
+        """What the header says."""
+        dataset = self.dataset
+        grid, note = self._placed
+        names = tuple(dataset.descriptions[i - 1] or f"band_{n}" for n, i in enumerate(self.bands, 1))
+        if self.palette is not None:
+            names, note = ("band_1", "band_2", "band_3"), f"{note}, a palette read as colours"
+        if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+            note += ", 0 is white"
+        compression = str(getattr(dataset.compression, "value", dataset.compression) or "").lower()
+        layout = ("tiled" if dataset.profile.get("tiled") else "strips") if dataset.driver == "GTiff" else ""
+        pages = f", page 1 of {len(dataset.subdatasets)}" if len(dataset.subdatasets) > 1 else ""
+        return RasterInfo(
+            grid,
+            names,
+            self.dtype,
+            tile=tuple(dataset.block_shapes[0]),
+            levels=tuple((level.height, level.width) for level in self.levels),
+            format=" ".join(part for part in (dataset.driver, compression, layout) if part) + pages + note,
+        )
+
+    @cached_property
+    def _placed(self) -> tuple[Grid, str]:
+        return placed(self.dataset)
+
+    def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
+        """Values as delivered, of a palette its colours, and what nodata, mask and alpha leave valid."""
+        if level:
+            return self.levels[level].read(window, bands)
+        area = GdalWindow(window.col, window.row, window.width, window.height)
+        if self.palette is not None:
+            return self._read_palette(area, bands)
+        chosen = self.bands if bands is None else tuple(self.bands[b] for b in bands)
+        pixels = self.dataset.read(list(chosen), window=area)
+        valid = protocol.finite(pixels)
+        declared = self.nodata if bands is None else tuple(self.nodata[b] for b in bands)
+        for band, value in zip(pixels, declared, strict=True):
+            stored = None if value is None else stored_as(float(value), band.dtype)
+            if stored is not None:
+                valid &= band != stored
+        return pixels, self._unmasked(valid, area, chosen)
+
+    def _unmasked(self, valid: NDArray[np.bool_], area: GdalWindow, chosen: Sequence[int]) -> NDArray[np.bool_]:
+        asked = self.masked[:1] if self.shares_mask else tuple(i for i in self.masked if i in chosen)
+        if asked:
+            valid &= (self.dataset.read_masks(list(asked), window=area) > 0).all(axis=0)
+        if self.alpha:
+            valid &= (self.dataset.read(list(self.alpha), window=area) > 0).all(axis=0)
+        return valid
+
+    def _read_palette(self, area: GdalWindow, bands: Sequence[int] | None) -> Pixels:
+        assert self.palette is not None
+        values = self.dataset.read(self.bands[0], window=area)
+        colors = self.palette[:, values]
+        valid = colors[3] > 0
+        stored = None if self.nodata[0] is None else stored_as(float(self.nodata[0]), values.dtype)
+        if stored is not None:
+            valid &= values != stored
+        return colors[list(range(3) if bands is None else bands)], self._unmasked(valid, area, self.bands)
