@@ -42,7 +42,7 @@ def free_ports(count: int) -> list[int]:
         with socket.socket() as probe, socket.socket() as grpc:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-            if port + 10000 > 65535 or port in found:
+            if port + 10000 > 65535 or {port, port - 10000, port + 10000} & set(found):
                 continue
             try:
                 grpc.bind(("127.0.0.1", port + 10000))
@@ -97,10 +97,9 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
-def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A running S3 server with one bucket; tests take `s3_server`, which also sets the environment."""
-    base = tmp_path_factory.mktemp("s3")
+@contextmanager
+def s3_at(base: Path, *, prefix: tuple[str, ...] = ()) -> Iterator[S3]:
+    """A running S3 server with one bucket, its files in `base`; `prefix` goes before its command (`taskset -c 3`)."""
     master, volume, filer, port = free_ports(4)
     (base / "data").mkdir()
     identity = {
@@ -109,7 +108,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (base / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    command = [str(Path(sys.executable).parent / "weed"), "-logtostderr", "server", f"-dir={base}/data"]
+    command = [*prefix, str(Path(sys.executable).parent / "weed"), "-logtostderr", "server", f"-dir={base}/data"]
     command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}"]
     command += [f"-filer.port={filer}", "-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=40"]
     command += ["-s3", f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={base}/s3.json"]
@@ -129,6 +128,13 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
                 assert time.monotonic() < deadline, (base / "server.log").read_text(errors="replace")[-3000:]
                 time.sleep(0.5)
         yield S3(url, BUCKET)
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A running S3 server; tests take `s3_server`, which also sets the environment."""
+    with s3_at(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

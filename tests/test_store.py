@@ -34,6 +34,9 @@ def test_what_is_written_is_read(base: str) -> None:
     assert store.exists(uri)
     assert store.read_bytes(uri) == b"abcd"
     assert store.size_of(uri) == 4
+    assert (store.read_start(uri, 2), store.read_start(uri, 9)) == (b"ab", b"abcd")
+    store.write_bytes(store.join(base, "empty"), b"")
+    assert store.read_start(store.join(base, "empty"), 2) == b""
     store.write_json(store.join(base, "x.json"), {"ä": [1, 2.5, None]})
     assert store.read_json(store.join(base, "x.json")) == {"ä": [1, 2.5, None]}
 
@@ -190,7 +193,7 @@ def test_unknown_scheme() -> None:
     with pytest.raises(StorageError, match="gs:// is not supported"):
         store.read_bytes("gs://bucket/x")
     with pytest.raises(StorageError, match="not supported"):
-        store.gdal_path("https://example.com/x.tif")
+        store.gdal_path("ftp://example.com/x.tif")
 
 
 def test_gdal_reads_from_the_same_server(s3_server: S3, tmp_path: Path) -> None:
@@ -206,6 +209,7 @@ def test_gdal_reads_from_the_same_server(s3_server: S3, tmp_path: Path) -> None:
 
 def test_gdal_paths() -> None:
     assert store.gdal_path("s3://b/k/x.tif") == "/vsis3/b/k/x.tif"
+    assert store.gdal_path("https://example.com/x.tif") == "/vsicurl/https://example.com/x.tif"
     assert store.gdal_path("/data/x.tif") == "/data/x.tif"
     assert store.gdal_path("file:///data/x.tif") == "/data/x.tif"
     with pytest.raises(StorageError, match="virtual paths"):

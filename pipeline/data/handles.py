@@ -1,4 +1,4 @@
-"""A few open files per thread, kept for the next window."""
+"""A few open files, kept for the next window."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 from pipeline import store
 
@@ -21,31 +22,47 @@ class Closes(Protocol):
 HandleT = TypeVar("HandleT", bound=Closes)
 
 
-class Handles(threading.local, Generic[HandleT]):
-    """The handles of one thread by URI, most recently used last. A local file that was replaced is opened anew."""
+class Handles(Generic[HandleT]):
+    """Handles by URI, the ones of a thread for that thread only. A local file that was replaced is opened anew.
 
-    def __init__(self, opener: Callable[[str], HandleT], limit: int) -> None:
-        self._opener, self._limit = opener, limit
-        self._process = os.getpid()
-        self._open: OrderedDict[str, tuple[str, HandleT]] = OrderedDict()
+    `limit` is the most that one thread keeps, and `total` the most that all threads together do, except that each may
+    keep two: an image and its label.
+    """
+
+    def __init__(self, opener: Callable[[str], HandleT], limit: int, total: int = 128) -> None:
+        self._opener, self._limit, self._total = opener, limit, total
+        self._here = threading.local()
+        self._threads: WeakSet[threading.Thread] = WeakSet()
 
     def get(self, uri: str) -> HandleT:
         """The handle of a file, opened if it is not."""
-        if self._process != os.getpid():
-            # Handles do not survive a fork: parent and child would move one file position.
-            self._process, self._open = os.getpid(), OrderedDict()
+        kept = self._kept()
         version = store.stamp(uri) if store.is_local(uri) else ""
-        known = self._open.get(uri)
+        known = kept.get(uri)
         if known is None or known[0] != version:
             self.forget(uri)
-            self._open[uri] = (version, self._opener(uri))
-            while len(self._open) > self._limit:
-                self._open.popitem(last=False)[1][1].close()
-        self._open.move_to_end(uri)
-        return self._open[uri][1]
+            room = self._room()
+            while len(kept) >= room:  # first, so that there is never one too many
+                kept.popitem(last=False)[1][1].close()
+            kept[uri] = (version, self._opener(uri))
+        kept.move_to_end(uri)
+        return kept[uri][1]
 
     def forget(self, uri: str) -> None:
         """Close a file's handle, if there is one."""
-        known = self._open.pop(uri, None)
+        known = self._kept().pop(uri, None)
         if known is not None:
             known[1].close()
+
+    def _kept(self) -> OrderedDict[str, tuple[str, HandleT]]:
+        """The handles of this thread, most recently used last."""
+        if getattr(self._here, "process", None) != os.getpid():
+            # Handles do not survive a fork: parent and child would move one file position.
+            self._here.process, self._here.open = os.getpid(), OrderedDict()
+            self._threads.add(threading.current_thread())
+        kept: OrderedDict[str, tuple[str, HandleT]] = self._here.open
+        return kept
+
+    def _room(self) -> int:
+        alive = sum(thread.is_alive() for thread in list(self._threads))
+        return max(2, min(self._limit, self._total // max(1, alive)))

@@ -8,8 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline import config
 from pipeline.config import Positive, Section
-from pipeline.recipe.labels import ClassSpec, Label
-from pipeline.recipe.pixels import Augment
+from pipeline.recipe.labels import ClassSpec, Label, distinct
+from pipeline.recipe.pixels import Augment, AutoNormalise, Normalise
 from pipeline.recipe.sampling import AnySampling, HashSplit, Split, Uniform
 
 
@@ -85,6 +85,9 @@ class Data(Section):
     """Which scenes train, validate and test."""
     sampling: AnySampling = Uniform()
     """Which windows of the train split are chips."""
+    normalise: Normalise = AutoNormalise()
+    """What the network does to raw pixels first: `auto`, `mean_std`, `imagenet`, `percentile`, `scale`, `log` or
+    `per_scene`, or a mapping with `kind`."""
     augment: list[Augment] = []
     """Applied in this order to the chips of training, keyed by (seed, epoch, number)."""
     statistics_pixels: Positive = 50_000_000
@@ -95,7 +98,7 @@ class Data(Section):
     def _bare_names(cls, value: Any) -> Any:
         return [{"transform": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
 
-    @field_validator("on_error", mode="before")
+    @field_validator("on_error", "normalise", mode="before")
     @classmethod
     def _bare_kind(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
@@ -112,12 +115,7 @@ class Data(Section):
             raise ValueError(f"classes: two have the same name in {names}")
         if len(names) < 2 and self.task == "multiclass":
             raise ValueError("classes: one class alone cannot be told from anything; name the background, too")
-        seen: dict[int | str, str] = dict.fromkeys(self.ignore_values, "ignore_values")
-        for position, spec in enumerate(self.classes):
-            for value in spec.values if spec.values is not None else [position]:
-                if value in seen:
-                    raise ValueError(f"classes: label value {value} belongs to {seen[value]} and to {spec.name}")
-                seen[value] = spec.name
+        distinct(self.classes, self.ignore_values, named=self.label.attribute is not None)
         return self
 
     @model_validator(mode="after")
