@@ -21,6 +21,7 @@ from pipeline import log, store
 from pipeline.data import rasters
 from pipeline.data.classes import Classes
 from pipeline.data.manifest import Manifest
+from pipeline.data.pictures import rgb_bands, stretch
 from pipeline.data.scenes import Scene
 from pipeline.data.synthetic import make_world
 from pipeline.data.windows import Window
@@ -31,7 +32,6 @@ from pipeline.model.on_mlflow import tracking_uri
 from pipeline.recipe import Recipe
 from pipeline.train.fit import run_uri_of
 from pipeline.train.host import BUNDLE
-from pipeline.train.pictures import rgb_bands, stretch
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 _STARTED = time.monotonic()

@@ -18,15 +18,14 @@ from typing import Any
 
 import pipeline
 from pipeline import config, log, store
+from pipeline.command import Result
+from pipeline.data import commands as data_commands
 from pipeline.errors import PipelineError
 from pipeline.model import commands
 from pipeline.recipe import Recipe
 from pipeline.world import World
 
 logger = logging.getLogger("pipeline.cli")
-
-Result = tuple[dict[str, Any], str, int]
-"""What a verb gives: the JSON record, the text for a person, the exit code."""
 
 _GATE_REFUSED = 5
 _INTERRUPTED = 130
@@ -82,7 +81,9 @@ def _print_json(record: dict[str, Any]) -> None:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    return pipeline.load(options.recipe, options.overrides)  # type: ignore[no-any-return]
+    recipe: Recipe = pipeline.load(options.recipe, options.overrides)
+    store.configure(recipe.compute.storage)
+    return recipe
 
 
 def _index(options: argparse.Namespace) -> Result:
@@ -232,6 +233,12 @@ def _parser() -> argparse.ArgumentParser:
     _verb(recipes, "show", _recipe_show, "the resolved recipe with the origin of each value", recipe=True)
     schema = _verb(recipes, "schema", _recipe_schema, "JSON Schema, for completion in editors", recipe=False)
     schema.add_argument("recipe", nargs="?", help="not needed; the schema is the same for all recipes")
+
+    for command in data_commands.VERBS:
+        command.arguments(_verb(verbs, command.name, command.run, command.text, recipe=True))
+    data = verbs.add_parser("data", help="look at the data").add_subparsers(metavar="preview", required=True)
+    for command in data_commands.DATA:
+        command.arguments(_verb(data, command.name, command.run, command.text, recipe=True))
 
     models = verbs.add_parser("models", help="look at the shelf of networks")
     below = models.add_subparsers(metavar="list|show|export", required=True)

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any, Final
 
 from pipeline import store
-from pipeline.data import inspection, scenes, splits
+from pipeline.data import freshness, inspection, labels, scenes, splits
 from pipeline.data.classes import Classes
 from pipeline.data.grids import RasterInfo
 from pipeline.data.inspection import Look
 from pipeline.data.manifest import Manifest
 from pipeline.data.scenes import Found, Scene, some
+from pipeline.data.splits import ScenePart
 from pipeline.errors import DataError, ManifestError, PipelineError
 from pipeline.log import Advance
 from pipeline.recipe import Recipe
 from pipeline.recipe.data import Quarantine
+from pipeline.recipe.sampling import BlocksSplit
 
 logger = logging.getLogger(__name__)
 
 # Changing these does not change what the manifest says; changing the others but these and the split means that every
 # scene must be looked at again.
-_NOT_INDEXED: Final = ("root", "augment", "sampling", "statistics_pixels", "on_error")
+_NOT_INDEXED: Final = ("root", "augment", "sampling", "normalise", "statistics_pixels", "on_error")
 _POINTER: Final = "manifest.json"
-_THREADS: Final = 16
 
 
 def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
@@ -44,6 +43,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     Raises:
         ManifestError, SceneError, LabelError: everything that is wrong with the scenes, at once.
     """
+    store.configure(recipe.compute.storage)
     data = recipe.data
     classes = Classes.from_section(data)
     found = scenes.find(data)
@@ -51,18 +51,25 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     seen = _seen(found)
     known = _known(before, found, seen)
     looks = _remembered(before, known)
-    looks |= inspection.look_at_all([f for f in found if f.id not in known], classes, progress)
+    looks |= inspection.look_at_all([f for f in found if f.id not in known], classes, data, progress)
     found, quarantined, problems = _sorted_out(found, looks, data.on_error)
-    split_of: dict[str, tuple[str, str]] = {}
-    try:
-        split_of = splits.assign([f.id for f in found], data)
-    except DataError as error:
-        problems.insert(0, error)
     infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
+    assigned: dict[str, tuple[str, str]] = {}
+    by_blocks = isinstance(data.split, BlocksSplit)
+    if not by_blocks:  # needs no file to be readable: what is wrong with it is said along with the rest
+        try:
+            assigned = splits.assign([f.id for f in found], data)
+        except DataError as error:
+            problems.insert(0, error)
     problems += inspection.disagreements(infos, data.bands)
     if problems:
         raise inspection.all_of(problems)
-    rows = [_scene(f, infos[f.id], looks[f.id], split_of[f.id], seen[f.id]) for f in found]
+    files = {f.id: f for f in found}
+    grids = {i: info.grid for i, info in infos.items()}
+    parts = splits.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]
+    if not parts:
+        raise ManifestError("the blocks leave nothing of any scene", "choose larger blocks or a smaller buffer")
+    rows = [_scene(part, files[part.scene], infos[part.scene], looks[part.scene], seen, recipe) for part in parts]
     first = infos[found[0].id]
     settings = data.model_dump(mode="json")
     manifest = Manifest.of(rows, data.bands or first.bands, first.dtype, classes, settings, quarantined)
@@ -111,19 +118,9 @@ def _before(recipe: Recipe) -> Manifest | None:
 def _seen(found: Sequence[Found]) -> dict[str, str]:
     """For each scene 16 hex digits of the sizes and dates, or ETags, of its files; "" where one is missing."""
 
-    def stamp(uri: str) -> str:
-        try:
-            return store.stamp(uri)
-        except FileNotFoundError:
-            return ""
-
-    files = list(dict.fromkeys(file for f in found for file in f.files))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        stamps = dict(zip(files, pool.map(stamp, files), strict=True))
+    stamps = store.stamps(file for f in found for file in f.files)
     return {
-        f.id: blake2b("\n".join(stamps[file] for file in f.files).encode(), digest_size=8).hexdigest()
-        if all(stamps[file] for file in f.files)
-        else ""
+        f.id: freshness.digest(stamps[file] for file in f.files) if all(file in stamps for file in f.files) else ""
         for f in found
     }
 
@@ -165,23 +162,29 @@ def _sorted_out(
     return [f for f in found if f.id not in problems], reasons, []
 
 
-def _scene(found: Found, info: RasterInfo, look: Look, division: tuple[str, str], seen: str) -> Scene:
-    grid = info.grid
+def _scene(
+    part: ScenePart, found: Found, info: RasterInfo, look: Look, seen: Mapping[str, str], recipe: Recipe
+) -> Scene:
+    box = (*part.origin, part.height, part.width)
+    grid, counts = info.grid.part(*box), look.class_counts
+    if found.label is not None and (part.height, part.width) != (info.grid.height, info.grid.width):
+        counts = labels.look(found, info, Classes.from_section(recipe.data), recipe.data, part=box).class_counts
     return Scene(
-        id=found.id,
+        id=part.id,
         image=found.image,
         label=found.label,
-        split=division[0],
-        group=division[1],
+        split=part.split,
+        group=part.group,
         height=grid.height,
         width=grid.width,
         crs=grid.crs,
         transform=grid.transform,
         stamp=look.stamp,
-        class_counts=look.class_counts,
+        class_counts=counts,
         slices=info.slices,
+        origin=part.origin,
         aoi=found.aoi,
-        seen=seen,
+        seen=seen[part.scene],
     )
 
 
@@ -214,7 +217,7 @@ def _tell(recipe: Recipe, manifest: Manifest) -> None:
     counts = ", ".join(f"{split['scenes']} {name}" for name, split in summary["splits"].items() if split["scenes"])
     shares = ", ".join(f"{name} {share:.1%}" for name, _, share in manifest.shares())
     logger.info("%d scenes (%s) of %d bands %s", len(manifest.scenes), counts, len(manifest.bands), manifest.dtype)
-    if manifest.data["labels"] is not None:
+    if any(scene.label is not None for scene in manifest.scenes):
         logger.info("labelled pixels: %s", shares)
         for name in (name for name, pixels, _ in manifest.shares() if not pixels):
             logger.warning("no label holds a pixel of class %s: check the values in data.classes", name)

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 
-import numpy as np
-
-from pipeline.data import rasters
+from pipeline.data import labels, rasters
 from pipeline.data.classes import Classes
-from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.grids import RasterInfo
+from pipeline.data.labels import LabelLook
 from pipeline.data.scenes import Found, some
-from pipeline.data.windows import Window
 from pipeline.errors import DataError, ManifestError, SceneError
 from pipeline.log import Advance
+from pipeline.recipe import Data
+
+logger = logging.getLogger(__name__)
 
 _THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
-_LABEL_WINDOW: Final = 2048
-_MAX_STRANGERS: Final = 1000
 _MAX_SHOWN: Final = 50
 
 
-def look_at_all(found: Sequence[Found], classes: Classes, progress: Advance | None = None) -> dict[str, Look]:
+def look_at_all(
+    found: Sequence[Found], classes: Classes, data: Data, progress: Advance | None = None
+) -> dict[str, Look]:
     """Look at every scene, in threads; the result is by id. Nothing is raised that concerns single scenes."""
     looks: dict[str, Look] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        futures = {pool.submit(look_at, f, classes): f.id for f in found}
+        futures = {pool.submit(look_at, f, classes, data): f.id for f in found}
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 looks[futures[future]] = future.result()
@@ -42,29 +43,24 @@ def look_at_all(found: Sequence[Found], classes: Classes, progress: Advance | No
     return looks
 
 
-def look_at(found: Found, classes: Classes) -> Look:
-    """Open image and label of one scene, compare their grids, count the label's values."""
+def look_at(found: Found, classes: Classes, data: Data) -> Look:
+    """Open image and label of one scene, compare their grids, count the label's classes."""
     problems: list[DataError] = []
     info: RasterInfo | None = None
-    counts: tuple[int, ...] = ()
     stamps: list[str] = []
+    label = LabelLook()
     try:
-        info = rasters.describe(found.image)
-        stamps.append(rasters.probe(found.image))
+        info = rasters.describe(found.image, reading=data.reading)
+        stamps.append(rasters.probe(found.image, reading=data.reading))
     except DataError as error:
         problems.append(error)
-    if found.label is not None:
-        try:
-            grid = rasters.describe(found.label, label=True).grid
-            difference = info.grid.difference(grid) if info is not None else ""
-            if difference:
-                problems.append(_misaligned(found, difference))
-            else:
-                counts, stamp = _count(found.label, grid, classes, found.id)
-                stamps.append(stamp)
-        except DataError as error:
-            problems.append(error)
-    return Look(info, "-".join(stamps), counts, tuple(problems))
+    if found.label is not None and info is not None:
+        label = labels.look(found, info, classes, data)
+        problems += label.problems
+        stamps.append(label.stamp)
+    for warning in label.warnings:
+        logger.warning("%s", warning)
+    return Look(info, "-".join(stamps), label.class_counts, tuple(problems))
 
 
 def disagreements(infos: Mapping[str, RasterInfo], names: Sequence[str] | None) -> list[DataError]:
@@ -101,38 +97,6 @@ def all_of(problems: Sequence[DataError]) -> DataError:
         lines.append(f"and {len(problems) - _MAX_SHOWN} more")
     hints = dict.fromkeys(p.hint for p in problems if p.hint)
     return kind(f"{len(problems)} problems with the scenes\n  " + "\n  ".join(lines), "; ".join(list(hints)[:3]))
-
-
-def _misaligned(found: Found, difference: str) -> SceneError:
-    return SceneError(
-        f"scene {found.id}: image {found.image} and label {found.label} are not on the same grid: {difference}",
-        "warp the label onto the image's grid, with the nearest pixel",
-    )
-
-
-def _count(label: str, grid: Grid, classes: Classes, scene: str) -> tuple[tuple[int, ...], str]:
-    """Labelled pixels per class of a whole label, and 16 hex digits of its content."""
-    counts = np.zeros(len(classes), np.int64)
-    strangers: Counter[int] = Counter()
-    digest = blake2b(digest_size=8)
-    for window in _parts(grid):
-        values, valid = rasters.read_label(label, window)
-        digest.update(values.tobytes())
-        digest.update(valid.tobytes())
-        known, unknown = classes.tally(values, valid)
-        counts += known
-        strangers += unknown
-        if len(strangers) > _MAX_STRANGERS:
-            break  # this is no label, and its values would not fit into memory
-    if strangers:
-        raise classes.refusal(strangers, scene)
-    return tuple(int(c) for c in counts), digest.hexdigest()
-
-
-def _parts(grid: Grid) -> Iterator[Window]:
-    for row in range(0, grid.height, _LABEL_WINDOW):
-        for col in range(0, grid.width, _LABEL_WINDOW):
-            yield Window(row, col, min(_LABEL_WINDOW, grid.height - row), min(_LABEL_WINDOW, grid.width - col))
 
 
 _ALPHA: Final = "use images with the same bands; a band that is marked as alpha is a mask and does not count"

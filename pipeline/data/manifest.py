@@ -161,7 +161,7 @@ class Manifest:
             "dtype": self.dtype,
             "smallest": list(sizes[0][1:]),
             "largest": list(sizes[-1][1:]),
-            "quarantined": dict(self.quarantined),
+            "quarantined": dict(self.quarantined) or None,
             "classes": {n: {"pixels": p, "share": s} for n, p, s in self.shares()},
         }
 

@@ -256,18 +256,21 @@ def scores(confusion: Tensor, names: Sequence[str]) -> dict[str, float]:
 
     Per class NAME: iou.NAME, dice.NAME (F1), precision.NAME, recall.NAME. A class neither present nor predicted is NaN
     and left out of the means; one that is present and never predicted has precision 0, and the other way round.
-    Means over classes: miou, mdice, mprecision, mrecall. Over pixels: accuracy. NaN where there is nothing to count.
+    Means over classes: miou, mdice, mprecision, mrecall. Over pixels: accuracy; multilabel: over pixels and classes.
+    NaN where there is nothing to count.
 
     Args:
-        confusion: [K,K], rows the truth, columns the prediction.
+        confusion: [K,K], rows the truth, columns the prediction; of a multilabel task [K,2,2], one for each class.
         names: of the K classes.
     """
     table = torch.as_tensor(confusion).to("cpu")
-    if table.shape != (len(names), len(names)):
+    if table.shape not in ((len(names), len(names)), (len(names), 2, 2)):
         raise ValueError(f"confusion {tuple(table.shape)} for {len(names)} classes")
     counts = Counts.from_tables(table[None].to(torch.int64)).pooled()
-    tp, fp, fn, _ = counts
-    out = {"accuracy": float(recall(counts, reduction="micro"))}
+    tp, fp, fn, tn = counts
+    planes = table.dim() == 3
+    right = (tp + tn).sum().double() / (tp + fp + fn + tn).sum() if planes else recall(counts, reduction="micro")
+    out = {"accuracy": float(right)}
     for score in ("iou", "dice", "precision", "recall"):
         ratios = reduced(formula_of(score), counts, reduction="none", zero_division=0.0)
         values = torch.where(tp + fp + fn > 0, ratios, torch.nan)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.data.classes import IGNORE
 from pipeline.data.moments import representable
 from pipeline.data.windows import Window, cover
-from pipeline.metrics import predict_classes
+from pipeline.metrics import Task, predict_classes
 from pipeline.recipe import Predict
 
 Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
@@ -32,7 +32,7 @@ _SIGMA: Final = 0.125
 """Of the Gaussian, as a share of the window (as in Isensee et al., nnU-Net, 2021)."""
 
 
-def stream(
+def stream(  # noqa: PLR0913 - what a scene is, what a network is, and how they meet
     network: nn.Module,
     read: Read,
     height: int,
@@ -42,6 +42,7 @@ def stream(
     section: Predict,
     fill: Sequence[float],
     device: torch.device | str = "cpu",
+    task: Task = "multiclass",
 ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.bool_]]]:
     """Predict a scene of height × width pixels in strips of whole rows.
 
@@ -54,21 +55,27 @@ def stream(
         section: window, overlap, weight and windows per forward pass; the last one does not change the result.
         fill: one value per band, put under invalid pixels.
         device: where the network runs and the probabilities are summed.
+        task: whether a pixel is of one class, or of any number of them.
 
     Yields:
-        first row, class ids [h, W] uint8 with IGNORE where invalid, valid [h, W]; in order and without gaps.
+        first row, class ids [h, W] uint8 with IGNORE where invalid (multilabel: [K, h, W] with 1 where a class is
+        likelier than not, 0 and IGNORE), valid [h, W]; in order and without gaps.
     """
     for row, sums, valid in blended(
-        network, read, height, width, num_classes=num_classes, section=section, fill=fill, device=device
+        network, read, height, width, num_classes=num_classes, section=section, fill=fill, device=device, task=task
     ):
-        # All classes of a pixel have been weighted alike, so that the largest sum is the largest mean.
-        prediction: NDArray[np.uint8] = predict_classes(sums[None])[0].cpu().numpy()
-        prediction[~valid] = IGNORE
+        if task == "multilabel":
+            prediction: NDArray[np.uint8] = (sums > 0).to(torch.uint8).cpu().numpy()
+            prediction[:, ~valid] = IGNORE
+        else:
+            # All classes of a pixel have been weighted alike, so that the largest sum is the largest mean.
+            prediction = predict_classes(sums[None])[0].cpu().numpy()
+            prediction[~valid] = IGNORE
         yield row, prediction, valid
 
 
 @torch.inference_mode()
-def blended(
+def blended(  # noqa: PLR0913 - as above
     network: nn.Module,
     read: Read,
     height: int,
@@ -78,17 +85,24 @@ def blended(
     section: Predict,
     fill: Sequence[float],
     device: torch.device | str = "cpu",
+    task: Task = "multiclass",
 ) -> Iterator[tuple[int, Tensor, NDArray[np.bool_]]]:
     """As `stream`, but yields the weighted sums of probabilities [K, h, W] float32, 0 where nothing is valid.
 
-    The sums are a view that the next step overwrites.
+    Multilabel: of probabilities less one half, so that a sum above zero is a mean above one half. The sums are a view
+    that the next step overwrites.
     """
     size = section.window
     weight = window_weight(size, section.blend).to(device)
     sums = torch.zeros(num_classes, size, max(width, size), device=device)
     valid = np.zeros((size, max(width, size)), np.bool_)
     top = 0
-    for window, image_valid, probabilities in _predicted(network, read, height, width, section, fill, device):
+    activation = _likelihoods if task == "multilabel" else _probabilities
+
+    def run(images: Tensor) -> Tensor:
+        return activation(network(images).float())
+
+    for window, image_valid, probabilities in _predicted(run, read, height, width, section, fill, device):
         if window.row > top:
             done = window.row - top
             yield top, sums[:, :done, :width], valid[:done, :width].copy()
@@ -121,8 +135,16 @@ def filled(image: NDArray[Any], valid: NDArray[np.bool_], fill: Sequence[float])
     return np.where(valid, image, representable(fill, image.dtype)[:, None, None])
 
 
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits.softmax(1)
+
+
+def _likelihoods(logits: Tensor) -> Tensor:
+    return logits.sigmoid().sub_(0.5)
+
+
 def _predicted(
-    network: nn.Module,
+    run: Callable[[Tensor], Tensor],
     read: Read,
     height: int,
     width: int,
@@ -145,7 +167,7 @@ def _predicted(
             rows: Iterator[Tensor] = iter(())
             if seen:
                 images = torch.from_numpy(np.stack(seen)).to(device)
-                rows = iter(network(images).float().softmax(dim=1))
+                rows = iter(run(images))
             for window, _, valid in batch:
                 yield window, valid, next(rows) if valid.any() else None
 

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-Result = tuple[dict[str, Any], str, int]
-"""The JSON record, the text for a person, the exit code."""
-
-
-class Command(NamedTuple):
-    """One command under a verb."""
-
-    name: str
-    text: str
-    """What it does, in a line."""
-    arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], Result]
+from pipeline.command import Command, Result
 
 
 def _list_arguments(parser: ArgumentParser) -> None:

@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline import config, store
-from pipeline.data import rasters
+from pipeline.data import rasters, scene_values
 from pipeline.data.classes import IGNORE
 from pipeline.data.rasters import RasterInfo, Writer
+from pipeline.data.scene_values import Read
+from pipeline.data.windows import Window
 from pipeline.errors import OutputExists, SceneError
 from pipeline.log import Advance
 from pipeline.model import bundle as bundles
@@ -23,6 +27,7 @@ from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.model.networks import Network
 from pipeline.recipe import Predict
+from pipeline.recipe.data import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +62,7 @@ def predict(
         progress: called with the number of images that are done, their number, and what is being done.
 
     Returns:
-        URIs of the rasters, in the order of the images.
+        URIs of the rasters, in the order of the images; of a volume one for each slice.
 
     Raises:
         SceneError: no image is found, two have the same stem, or some cannot be read or have other bands.
@@ -74,10 +79,11 @@ def predict(
     place = device_of(device)
     job = _Job(bundle, bundle.network.to(place), section, place, overwrite)
     failures: dict[str, SceneError] = {}
+    written: list[str] = []
     for position, (image, target) in enumerate(targets.items()):
         note = partial(progress or _silent, position, len(targets))
         try:
-            job.run(image, target, note)
+            written += job.run(image, target, note)
         except SceneError as error:
             logger.error("%s", error.message)
             failures[image] = error
@@ -85,7 +91,7 @@ def predict(
         raise _combined(failures, len(targets))
     if progress:
         progress(len(targets), len(targets))
-    return list(targets.values())
+    return written
 
 
 def _targets(patterns: Iterable[str], out: str) -> dict[str, str]:
@@ -168,29 +174,61 @@ class _Job:
     device: torch.device
     overwrite: bool
 
-    def run(self, image: str, target: str, note: Callable[[str], object]) -> None:
-        """Predict one image."""
+    def run(self, image: str, target: str, note: Callable[[str], object]) -> list[str]:
+        """Predict one image; returns what was written: `target`, or of a volume a raster for each slice."""
         if _same(image, target):
             raise SceneError(f"{image}: the raster would replace the image itself", "choose another directory")
         note(image)
-        info = rasters.describe(image)
+        data = self.bundle.recipe.get("data", {})
+        reading = Reading.model_validate(data.get("reading", {}))
+        nodata = None if data.get("nodata") is None else float(data["nodata"])
+        info = rasters.describe(image, reading=reading)
         _check_bands(image, info, self.bundle)
-        nodata = self.bundle.recipe.get("data", {}).get("nodata")
-        nodata = None if nodata is None else float(nodata)
+        read: Read = partial(rasters.read, image, nodata=nodata, reading=reading)
+        if self.bundle.normalisation.by_scene:
+            read = scene_values.reader(read, info.grid.height, info.grid.width, info.slices)
+        if info.slices == 1:
+            self._write(read, info, target, partial(_note, note, image))
+            return [target]
+        stem = target.removesuffix(".tif")
+        written = [f"{stem}_{number:04}.tif" for number in range(info.slices)]
+        for number, one in enumerate(written):
+            say = partial(_note, note, f"{image} slice {number + 1} of {info.slices}")
+            self._write(partial(_of_slice, read, number), info, one, say)
+        return written
+
+    def _write(self, read: Read, info: RasterInfo, target: str, note: Callable[[int], object]) -> None:
+        """One raster; `note` is told the percent that are done."""
         classes, grid = self.bundle.classes, info.grid
+        planes = self.bundle.task == "multilabel"
         strips = stream(
             self.network,
-            partial(rasters.read, image, nodata=nodata),
+            read,
             grid.height,
             grid.width,
             num_classes=len(classes),
             section=self.section,
-            fill=self.bundle.statistics.fill,
+            fill=self.bundle.fill,
             device=self.device,
+            task=self.bundle.task,
         )
         with Writer(
-            target, grid, nodata=IGNORE, names=classes.names, colors=classes.colors, overwrite=self.overwrite
+            target,
+            grid,
+            count=len(classes) if planes else 1,
+            nodata=IGNORE,
+            names=classes.names,
+            colors=None if planes else classes.colors,
+            overwrite=self.overwrite,
         ) as writer:
             for row, prediction, _ in strips:
-                writer.write(row, prediction[None])
-                note(f"{image} {100 * (row + len(prediction)) // grid.height} %")
+                writer.write(row, prediction if planes else prediction[None])
+                note(100 * (row + prediction.shape[-2]) // grid.height)
+
+
+def _of_slice(read: Read, number: int, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    return read(window._replace(slice=number))
+
+
+def _note(note: Callable[[str], object], what: str, percent: int) -> None:
+    note(f"{what} {percent} %")

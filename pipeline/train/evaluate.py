@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import metrics, store
-from pipeline.data import rasters
+from pipeline.data import labels
 from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.cutting import pixels, reader_of
 from pipeline.data.indexing import current
 from pipeline.data.manifest import Manifest
 from pipeline.data.scenes import Scene, some
@@ -34,9 +35,9 @@ from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.model.networks import Network
-from pipeline.recipe import Recipe
+from pipeline.recipe import Data, Recipe
 from pipeline.train import pictures, report
-from pipeline.train.examples import Candidate, Gallery
+from pipeline.train.examples import Candidate, Gallery, confusion_of
 from pipeline.train.host import run_name
 from pipeline.train.on_mlflow import METRICS, read_rows
 from pipeline.train.report import Counts, Example, Report, SceneResult
@@ -58,6 +59,10 @@ class _Job:
     @property
     def num_classes(self) -> int:
         return len(self.manifest.classes)
+
+    @property
+    def task(self) -> metrics.Task:
+        return self.recipe.data.task
 
 
 def evaluate(
@@ -89,6 +94,7 @@ def evaluate(
         SceneError: the scenes have other bands than the bundle was trained on.
         BundleError: the bundle was trained for other classes.
     """
+    store.configure(recipe.compute.storage)
     source = source or (bundle if isinstance(bundle, str) else bundle.uri)
     bundle = opened(recipe, bundle)
     manifest = manifest if manifest is not None else current(recipe)
@@ -97,7 +103,7 @@ def evaluate(
     if not overwrite and store.exists(store.join(uri, report.JSON_NAME)):
         raise OutputExists(f"{uri}: there is a report already", "pass --overwrite to replace it, or --out")
     scenes = manifest.split(split)
-    check(bundle, manifest, scenes)
+    check(bundle, manifest, scenes, recipe.data.task)
 
     started = time.monotonic()
     device = device_of(recipe.compute.device)
@@ -114,7 +120,7 @@ def evaluate(
         examples=tuple(Example(kind, c.scene.id, c.window, c.miou, c.error_share) for kind, c in chosen),
         **found,
     )
-    report.write(result, [_pictures(c, manifest, recipe.data.nodata) for _, c in chosen])
+    report.write(result, [_pictures(c, manifest, recipe.data) for _, c in chosen])
     logger.info("%s split: mean IoU %.4f over %d scenes; %s", split, result.scores["miou"], len(scenes), uri)
     return result
 
@@ -142,12 +148,12 @@ def opened(recipe: Recipe, bundle: Bundle | str) -> Bundle:
     return on_mlflow.pull(bundle, tracking=on_mlflow.tracking_uri(recipe))
 
 
-def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene]) -> None:
+def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene], task: metrics.Task = "multiclass") -> None:
     """Refuse a bundle that cannot be judged on these scenes.
 
     Raises:
         SceneError: another number of bands, or the same ones in another order.
-        BundleError: other classes.
+        BundleError: other classes, or another task.
         ManifestError: scenes without a label.
     """
     ours, theirs = bundle.bands, manifest.bands
@@ -167,6 +173,11 @@ def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene]) -> None:
             f"the recipe has {', '.join(manifest.classes.names)}",
             "evaluate with the recipe it was trained for, or train again",
         )
+    if bundle.task != task:
+        raise BundleError(
+            f"bundle {bundle.uri} was trained for the task {bundle.task}, the recipe's data.task is {task}",
+            "evaluate with the recipe it was trained for, or train again",
+        )
     bare = [scene.id for scene in scenes if scene.label is None]
     if bare:
         raise ManifestError(
@@ -178,39 +189,40 @@ def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene]) -> None:
 def _confusions(job: _Job, scenes: Sequence[Scene], progress: Advance) -> list[NDArray[np.int64]]:
     out = []
     for done, scene in enumerate(scenes):
-        job.gallery.begin(scene)
-        total = np.zeros((job.num_classes, job.num_classes), np.int64)
-        for row, truth, prediction in _strips(job, scene):
-            progress(done, len(scenes), f"{scene.id} {row / scene.height:.0%}")
-            total += metrics.confusion(torch.from_numpy(prediction), torch.from_numpy(truth), job.num_classes).numpy()
-            job.gallery.add(truth, prediction)
+        side = (2, 2) if job.task == "multilabel" else (job.num_classes,)
+        total = np.zeros((job.num_classes, *side), np.int64)
+        for number in range(scene.slices):
+            job.gallery.begin(scene, number)
+            for row, truth, prediction in _strips(job, scene, number):
+                share = (number + row / scene.height) / scene.slices
+                progress(done, len(scenes), f"{scene.id} {share:.0%}")
+                total += confusion_of(prediction, truth, job.num_classes)
+                job.gallery.add(truth, prediction)
         out.append(total)
         progress(done + 1, len(scenes))
     return out
 
 
-def _strips(job: _Job, scene: Scene) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """First row, label and prediction [h,W] of finished rows; IGNORE in both where there is no measurement."""
+def _strips(job: _Job, scene: Scene, number: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """First row, label and prediction [h,W] or [K,h,W] of finished rows of a slice; IGNORE in both where there is no
+    measurement."""
+    read = reader_of(scene, job.recipe.data, job.bundle.normalisation)
     strips = blend.stream(
         job.network,
-        lambda window: rasters.read(scene.image, window, nodata=job.recipe.data.nodata),
+        lambda window: read(window._replace(slice=number)),
         scene.height,
         scene.width,
         num_classes=job.num_classes,
         section=job.recipe.predict,
-        fill=job.bundle.statistics.fill,
+        fill=job.bundle.fill,
         device=job.device,
+        task=job.task,
     )
     for row, prediction, valid in strips:
-        truth = _truth(scene, Window(row, 0, len(prediction), scene.width), job.manifest.classes)
-        truth[~valid] = IGNORE
+        window = Window(row, 0, len(valid), scene.width, number)
+        truth = labels.mask(scene, window, job.manifest.classes, job.recipe.data)
+        truth[..., ~valid] = IGNORE
         yield row, truth, prediction
-
-
-def _truth(scene: Scene, window: Window, classes: Classes) -> NDArray[np.uint8]:
-    assert scene.label is not None, "check() refuses scenes without a label"
-    label, labelled = rasters.read_label(scene.label, window)
-    return classes.encode(label, scene.id, labelled)
 
 
 def _summary(job: _Job, split: str, scenes: Sequence[Scene], counts: Sequence[NDArray[np.int64]]) -> dict[str, Any]:
@@ -243,6 +255,7 @@ def _summary(job: _Job, split: str, scenes: Sequence[Scene], counts: Sequence[ND
         ),
         "curves": _curves(recipe, bundle),
         "predict": recipe.predict.model_dump(mode="json"),
+        "task": job.task,
         # Where it ran is nobody's business: it changes no number, and addresses may hold passwords.
         "recipe": {key: value for key, value in bundle.recipe.items() if key != "compute"},
     }
@@ -253,7 +266,7 @@ def _scores(counts: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, floa
 
 
 def _plain(counts: NDArray[np.int64]) -> Counts:
-    return tuple(tuple(row) for row in counts.tolist())
+    return report.as_counts(counts.tolist())
 
 
 def _curves(recipe: Recipe, bundle: Bundle) -> tuple[dict[str, float], ...]:
@@ -271,7 +284,7 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "time"}
 
 
-def _pictures(candidate: Candidate, manifest: Manifest, nodata: float | None) -> dict[str, str]:
-    image, valid = rasters.read(candidate.scene.image, candidate.window, nodata=nodata)
+def _pictures(candidate: Candidate, manifest: Manifest, data: Data) -> dict[str, str]:
+    image, valid = pixels(candidate.scene, candidate.window, nodata=data.nodata, reading=data.reading)
     truth, prediction = candidate.truth, candidate.prediction
     return pictures.window_pictures(image, valid, manifest.bands, truth, prediction, manifest.classes)

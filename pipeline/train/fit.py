@@ -21,7 +21,6 @@ from torch import distributed as dist
 
 from pipeline import log, store
 from pipeline.data import statistics
-from pipeline.data.chips import Plan
 from pipeline.data.indexing import current
 from pipeline.data.manifest import Manifest
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
@@ -31,6 +30,7 @@ from pipeline.model.device import device_of
 from pipeline.recipe import Recipe, absolute
 from pipeline.train import on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
+from pipeline.train.planning import plan_of
 from pipeline.train.worker import joined, work
 from pipeline.world import World
 
@@ -70,6 +70,7 @@ def fit(
         TrackingError, ClusterError, StorageError: a server, the cluster or the store does not answer.
     """
     world = World.detect()
+    store.configure(recipe.compute.storage)
     _check(recipe, world)
     with ExitStack() as stack:
         if world.size > 1:
@@ -139,7 +140,7 @@ def _open(
         run_uri = run_uri_of(recipe, manifest)
         _make_room(run_uri, overwrite)
         moments = statistics.cached(recipe, manifest)
-        Plan.of(manifest, moments, recipe.data, recipe.seed)
+        plan_of(recipe, manifest, moments)
         stated = on_mlflow.without_secrets(recipe.model_dump(mode="json"))
         manifest.write(store.join(run_uri, MANIFEST))
         store.write_json(store.join(run_uri, RECIPE), stated)

@@ -25,7 +25,6 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline import log, store
 from pipeline.data.batches import Batch
-from pipeline.data.chips import Plan
 from pipeline.data.manifest import Manifest
 from pipeline.data.moments import Statistics
 from pipeline.data.on_ray import dataset, execution_options, ray_batches, unwrap
@@ -33,6 +32,7 @@ from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.recipe import Compute, Recipe
 from pipeline.train import checkpoint
 from pipeline.train.host import MANIFEST
+from pipeline.train.planning import plan_of
 from pipeline.world import World
 
 # A hung collective is noticed after this; the death of a worker much sooner, by Ray.
@@ -69,7 +69,9 @@ def connected(compute: Compute) -> Iterator[None]:
     try:
         with _undisturbed():
             if address:
-                ray.init(address=address, logging_level=logging.WARNING)
+                # Workers elsewhere do not have this process's environment.
+                env = {"env_vars": store.environment()}
+                ray.init(address=address, logging_level=logging.WARNING, runtime_env=env)
             else:
                 _start(compute)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -234,7 +236,7 @@ def _dataset(payload: dict[str, Any]) -> Dataset:
     """The chips from the newest checkpoint on; Ray calls it whenever it starts the workers."""
     recipe = Recipe.model_validate(payload["recipe"])
     manifest = Manifest.read(store.join(payload["run_uri"], MANIFEST), root=recipe.data.root)
-    plan = Plan.of(manifest, Statistics.from_json(payload["statistics"]), recipe.data, recipe.seed)
+    plan = plan_of(recipe, manifest, Statistics.from_json(payload["statistics"]))
     # A finished training reads nothing, but Ray has no dataset without blocks.
     start = min(checkpoint.start_of(payload["run_uri"]), recipe.train.steps - 1)
     chips = dataset(

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.pictures import flat, rgb_bands, stretch
 
 MAX_SIDE = 384
 """Larger windows are scaled down to this many pixels, so that a report stays small enough to mail."""
 WRONG = (230, 0, 126)
 """Colour of a wrong pixel; no default class colour is near it."""
+NONE = 254
+"""Of a multilabel task, in the place of a class id: a pixel of no class."""
+_PAPER = (238, 238, 238)
 
 _INK = "#7f7f7f"  # readable on the light and on the dark page
 _LINES = ("#3b82c4", "#e07b39", "#4d9a5b", "#b65fb0", "#a08a2c", "#3aa6a0", "#c2515c", "#7a76c9")
@@ -40,37 +44,18 @@ def window_pictures(
         image: [C,h,w] as read from the file.
         valid: [h,w], False where the file has no measurement.
         bands: names of the C bands; red, green and blue among them are shown as such.
-        truth: [h,w] class ids and IGNORE.
-        prediction: [h,w] class ids and IGNORE.
+        truth: [h,w] class ids and IGNORE, or a plane of 0, 1 and IGNORE for each class [K,h,w].
+        prediction: likewise.
         classes: their colours.
     """
     shown = stretch(image[list(rgb_bands(bands))], valid)
+    truth, prediction, wrong = flat(truth, NONE), flat(prediction, NONE), _differ(truth, prediction)
     return {
         "image": _png(Image.fromarray(np.dstack([shown, _opaque(valid)])), Image.Resampling.BOX),
         "label": _png(_colored(truth, classes)),
         "prediction": _png(_colored(prediction, classes)),
-        "errors": _png(_errors(shown, truth, prediction)),
+        "errors": _png(_errors(shown, *wrong)),
     }
-
-
-def rgb_bands(bands: Sequence[str]) -> tuple[int, int, int]:
-    """Positions of the three bands to show: those named red, green, blue, else the first three, else the first."""
-    names = [name.strip().lower() for name in bands]
-    if {"red", "green", "blue"} <= set(names):
-        return names.index("red"), names.index("green"), names.index("blue")
-    return (0, 1, 2) if len(names) >= 3 else (0, 0, 0)
-
-
-def stretch(image: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """[3,h,w] of any range to uint8 [h,w,3]: each band from its 2nd to its 98th percentile over valid pixels."""
-    out = np.zeros((*image.shape[1:], 3), np.uint8)
-    if not valid.any():
-        return out
-    for position, band in enumerate(image.astype(np.float64)):
-        low, high = np.percentile(band[valid], (2, 98))
-        scaled = (np.where(valid, band, low) - low) / max(high - low, 1e-12)
-        out[..., position] = np.round(255 * scaled.clip(0, 1))
-    return out
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -132,16 +117,23 @@ def _colored(ids: NDArray[np.uint8], classes: Classes) -> Image.Image:
     picture = Image.fromarray(ids)
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = classes.colors
+    palette[NONE] = _PAPER
     picture.putpalette(palette.tobytes())
     picture.info["transparency"] = IGNORE
     return picture
 
 
-def _errors(shown: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Image.Image:
-    gray = (shown.mean(axis=2) * 0.6 + 50).astype(np.uint8)
+def _differ(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where both are known, and where they differ there; [h,w] both."""
     judged = (truth != IGNORE) & (prediction != IGNORE)
+    wrong = judged & (truth != prediction)
+    return (judged, wrong) if truth.ndim == 2 else (judged.any(0), wrong.any(0))
+
+
+def _errors(shown: NDArray[np.uint8], judged: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> Image.Image:
+    gray = (shown.mean(axis=2) * 0.6 + 50).astype(np.uint8)
     out = np.dstack([gray, gray, gray, _opaque(judged)])
-    out[judged & (truth != prediction), :3] = WRONG
+    out[wrong, :3] = WRONG
     return Image.fromarray(out)
 
 

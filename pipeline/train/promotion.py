@@ -86,12 +86,13 @@ def promote(recipe: Recipe, model: str | Bundle, *, manifest: Manifest | None = 
         BundleError, SceneError: the challenger cannot be judged on this split at all.
         ManifestError: the test split is empty or not labelled.
     """
+    store.configure(recipe.compute.storage)
     uri = on_mlflow.tracking_uri(recipe)
     on_mlflow.check(uri)
     client = on_mlflow.client(uri)
     challenger = opened(recipe, model)
     manifest = manifest if manifest is not None else current(recipe)
-    check(challenger, manifest, manifest.split(SPLIT))
+    check(challenger, manifest, manifest.split(SPLIT), recipe.data.task)
     name, alias = recipe.registered_model, recipe.registry.alias
     version = _version(client, recipe, model, challenger, uri)
     before = on_mlflow.alias(client, name, alias)
@@ -166,7 +167,7 @@ def _decide(recipe: Recipe, draft: Decision, challenger: Bundle, manifest: Manif
     source = f"models:/{draft.name}/{draft.champion_version}"
     champion = on_mlflow.pull(source, tracking=uri)
     try:
-        check(champion, manifest, manifest.split(SPLIT))
+        check(champion, manifest, manifest.split(SPLIT), recipe.data.task)
     except (BundleError, SceneError) as error:
         reason = f"the champion, version {draft.champion_version}, cannot be judged on this split: {error.message}"
         advice = f"register under another name (registry.model), or move the alias {draft.alias} by hand"

@@ -25,8 +25,9 @@ HTML_NAME = "report.html"
 _SHOWN_SCENES = 200
 _DECISION_BEGIN, _DECISION_END = "<!-- decision -->", "<!-- /decision -->"
 
-Counts = tuple[tuple[int, ...], ...]
-"""Confusion counts [K][K] in pixels: rows are the label's class, columns the predicted one."""
+Counts = tuple[tuple[Any, ...], ...]
+"""Confusion counts [K][K] in pixels: rows are the label's class, columns the predicted one. Of a multilabel task
+[K][2][2]: for each class whether it is there, and whether it was predicted."""
 Scores = dict[str, float]
 """Ratios by name (miou, accuracy, iou.CLASS, ...); NaN where a class is neither labelled nor predicted."""
 _Row = tuple[str, Scores, tuple[str, ...]]
@@ -89,10 +90,12 @@ class Report:
     """The predict section that was used."""
     recipe: dict[str, Any] = field(repr=False)
     """What trained the bundle."""
+    task: str = "multiclass"
+    """Or multilabel."""
 
     @property
     def num_pixels(self) -> int:
-        """Pixels that were judged."""
+        """Pixels that were judged; multilabel: of all classes together."""
         return _total(self.confusion)
 
     def to_json(self) -> dict[str, Any]:
@@ -108,11 +111,12 @@ class Report:
         values = {k: v for k, v in tree.items() if k != "report_version"}
         values |= {
             "classes": Classes.from_json(tree["classes"]),
-            "confusion": _counts(tree["confusion"]),
+            "confusion": as_counts(tree["confusion"]),
             "scores": _scores(tree["scores"]),
             "groups": {group: _scores(scores) for group, scores in tree["groups"].items()},
             "scenes": tuple(
-                SceneResult(s["id"], s["group"], _counts(s["confusion"]), _scores(s["scores"])) for s in tree["scenes"]
+                SceneResult(s["id"], s["group"], as_counts(s["confusion"]), _scores(s["scores"]))
+                for s in tree["scenes"]
             ),
             "examples": tuple(Example(**{**e, "window": Window(*e["window"])}) for e in tree["examples"]),
             "curves": tuple(dict(row) for row in tree["curves"]),
@@ -169,7 +173,7 @@ def html(report: Report, shown: Sequence[Mapping[str, str]] = ()) -> str:
         report=report,
         classes=_class_rows(report),
         matrix=_matrix(report),
-        majority=majority_miou(report.confusion),
+        majority=majority_miou(report.confusion, report.task),
         groups=_worst_first([(name, scores, ()) for name, scores in report.groups.items()]) if grouped else [],
         scenes=_worst_first([(s.id, s.scores, (s.group, f"{s.num_pixels:,}")) for s in report.scenes])[:_SHOWN_SCENES],
         curves=[Markup(figure) for figure in pictures.curves(report.curves)],
@@ -183,8 +187,12 @@ def html(report: Report, shown: Sequence[Mapping[str, str]] = ()) -> str:
     )
 
 
-def majority_miou(confusion: Counts) -> float:
-    """Mean IoU of a model that always predicts the most frequent class: what any other must beat."""
+def majority_miou(confusion: Counts, task: str = "multiclass") -> float:
+    """Mean IoU of a model that always predicts the most frequent class, or all of a multilabel task: what any other
+    must beat."""
+    if task == "multilabel":
+        shares = [sum(there) / max(sum(gone) + sum(there), 1) for gone, there in confusion if sum(there)]
+        return sum(shares) / len(shares) if shares else math.nan
     truth = [sum(row) for row in confusion]
     present = sum(1 for pixels in truth if pixels)
     return max(truth) / sum(truth) / present if present else math.nan
@@ -193,12 +201,14 @@ def majority_miou(confusion: Counts) -> float:
 def _class_rows(report: Report) -> list[dict[str, Any]]:
     rows = []
     for position, name in enumerate(report.classes.names):
-        pixels = sum(report.confusion[position])
+        table = report.confusion[position]
+        planes = report.task == "multilabel"
+        pixels = sum(table[1] if planes else table)
         rows.append(
             {
                 "name": name,
                 "color": "#{:02x}{:02x}{:02x}".format(*report.classes.colors[position]),
-                "share": pixels / max(report.num_pixels, 1),
+                "share": pixels / max(sum(map(sum, table)) if planes else report.num_pixels, 1),
                 **{key: report.scores[f"{key}.{name}"] for key in ("iou", "dice", "precision", "recall")},
             }
         )
@@ -206,9 +216,10 @@ def _class_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def _matrix(report: Report) -> list[dict[str, Any]]:
-    """Each row of the confusion with its counts and their shares of the row."""
+    """Each row of the confusion with its counts and their shares of the row; multilabel: each class's four counts."""
     rows = []
-    for name, row in zip(report.classes.names, report.confusion, strict=True):
+    for name, table in zip(report.classes.names, report.confusion, strict=True):
+        row = [table[1][1], table[1][0], table[0][1], table[0][0]] if report.task == "multilabel" else table
         total = sum(row)
         rows.append({"name": name, "total": total, "cells": [(n, n / total if total else math.nan) for n in row]})
     return rows
@@ -230,12 +241,13 @@ def _template() -> Template:
     return environment.from_string(files("pipeline.train").joinpath("report.html.j2").read_text(encoding="utf-8"))
 
 
-def _total(confusion: Counts) -> int:
-    return sum(map(sum, confusion))
+def _total(confusion: Any) -> int:
+    return sum(map(_total, confusion)) if isinstance(confusion, tuple) else int(confusion)
 
 
-def _counts(rows: Sequence[Sequence[int]]) -> Counts:
-    return tuple(tuple(row) for row in rows)
+def as_counts(rows: Sequence[Any]) -> Counts:
+    """Nested lists as nested tuples."""
+    return tuple(as_counts(row) if isinstance(row[0], Sequence) else tuple(row) for row in rows)
 
 
 def _scores(tree: Mapping[str, float | None]) -> Scores:

@@ -17,6 +17,7 @@ from torch import nn
 from pipeline import metrics
 from pipeline.data import chips
 from pipeline.data.classes import Classes
+from pipeline.data.normalise import Normalisation
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
 from pipeline.recipe import Data
@@ -32,7 +33,7 @@ class Validation:
     scenes: Sequence[Scene]
     classes: Classes
     data: Data
-    fill: tuple[float, ...]
+    normalisation: Normalisation
     world: World
     device: torch.device
     batch: int
@@ -45,7 +46,7 @@ class Validation:
         Raises:
             DataError: a scene cannot be read.
         """
-        tally = metrics.Tally(len(self.classes))
+        tally = metrics.Tally(len(self.classes), task=self.data.task)
         for images, masks in _groups(self._chips(), self.batch):
             logits = network(torch.from_numpy(np.stack(images)).to(self.device))
             tally.update(logits, torch.from_numpy(np.stack(masks)).to(self.device))
@@ -64,15 +65,18 @@ class Validation:
                 yield pending.popleft().result()
 
     def _cut(self, scene: Scene, window: Window) -> Chip:
-        return chips.cut(scene, window, self.classes, nodata=self.data.nodata, fill=self.fill)
+        return chips.cut(
+            scene, window, self.classes, nodata=self.data.nodata, fill=self.normalisation.fill, data=self.data
+        )
 
 
 def windows(scenes: Sequence[Scene], size: int) -> Iterator[tuple[Scene, Window]]:
     """Windows of `size` side by side over every scene: each pixel once, the last ones reach outside."""
     for scene in scenes:
-        for row in range(0, scene.height, size):
-            for col in range(0, scene.width, size):
-                yield scene, Window(row, col, size, size)
+        for number in range(scene.slices):
+            for row in range(0, scene.height, size):
+                for col in range(0, scene.width, size):
+                    yield scene, Window(row, col, size, size, number)
 
 
 def _groups(chips_: Iterator[Chip], size: int) -> Iterator[tuple[list[NDArray[Any]], list[NDArray[np.uint8]]]]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from torch import distributed as dist
 
 from pipeline import store
+from pipeline.data import normalise
 from pipeline.data.batches import Batch, local_batches
-from pipeline.data.chips import Plan
 from pipeline.data.manifest import Manifest
 from pipeline.data.moments import Statistics
+from pipeline.data.normalise import Normalisation
 from pipeline.errors import RecipeError
 from pipeline.model import bundle, losses, networks
 from pipeline.model.device import device_of
@@ -25,6 +27,7 @@ from pipeline.recipe import Recipe
 from pipeline.train import checkpoint, loop
 from pipeline.train.host import BUNDLE, MANIFEST, Host, NoTracker
 from pipeline.train.on_mlflow import Tracker
+from pipeline.train.planning import normalisation_of, plan_of
 from pipeline.train.validate import Validation
 from pipeline.world import World
 
@@ -49,6 +52,7 @@ def work(
         PipelineError: whatever goes wrong in data, recipe or training.
     """
     recipe, world = Recipe.model_validate(payload["recipe"]), World.detect()
+    store.configure(recipe.compute.storage)
     device = device or device_of(recipe.compute.device, world.local_rank)
     _prepare(recipe, world, device)
     with joined(world, device):
@@ -57,7 +61,9 @@ def work(
         parts = _Parts(payload, recipe, world, device, manifest, statistics)
         torch.manual_seed(recipe.seed)
         network = networks.build(recipe.model, len(manifest.bands), len(manifest.classes))
-        network.set_statistics(statistics.mean, statistics.std)
+        network.set_normalisation(parts.normalisation)
+        if world.leader:
+            normalise.tell(parts.normalisation, manifest.bands)
         outcome = _train(parts, network, host, feed or _local_feed(parts))
         if world.leader:
             _bundle(parts, network, outcome)
@@ -112,7 +118,7 @@ def _prepare(recipe: Recipe, world: World, device: torch.device) -> None:
 
 def _local_feed(parts: _Parts) -> loop.Batches:
     recipe = parts.recipe
-    plan = Plan.of(parts.manifest, parts.statistics, recipe.data, recipe.seed)
+    plan = plan_of(recipe, parts.manifest, parts.statistics)
 
     def read(start: int) -> Iterable[Batch]:
         return local_batches(
@@ -143,9 +149,7 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
         return loop.train(
             job,
             network=network,
-            loss=losses.supervised(
-                losses.build(recipe.loss, len(parts.manifest.classes)), network.auxiliary_weights, network.label_weight
-            ),
+            loss=_loss(parts, network),
             batches=feed,
             world=world,
             host=host,
@@ -158,6 +162,11 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
             tracker.close()
 
 
+def _loss(parts: _Parts, network: networks.Network) -> losses.Loss | losses.Supervised:
+    loss = losses.build(parts.recipe.loss, len(parts.manifest.classes), task=parts.recipe.data.task)
+    return losses.supervised(loss, network.auxiliary_weights, network.label_weight)
+
+
 def _validation(parts: _Parts) -> Validation | None:
     """None where there is no val split."""
     scenes = [s for s in parts.manifest.scenes if s.split == "val"]
@@ -167,7 +176,7 @@ def _validation(parts: _Parts) -> Validation | None:
         scenes=scenes,
         classes=parts.manifest.classes,
         data=parts.recipe.data,
-        fill=parts.statistics.fill,
+        normalisation=parts.normalisation,
         world=parts.world,
         device=parts.device,
         batch=parts.recipe.train.global_batch // parts.world.size,
@@ -192,6 +201,7 @@ def _bundle(parts: _Parts, network: networks.Network, outcome: loop.Outcome) -> 
         step=outcome.step,
         scores=outcome.scores,
         run_id=(payload["mlflow"] or {}).get("run_id"),
+        normalisation=parts.normalisation,
     )
 
 
@@ -209,3 +219,7 @@ class _Parts:
     @property
     def run_uri(self) -> str:
         return str(self.payload["run_uri"])
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        return normalisation_of(self.recipe, self.manifest, self.statistics)

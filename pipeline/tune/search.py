@@ -55,6 +55,7 @@ def search(recipe: Recipe, *, manifest: Manifest | None = None, progress: Advanc
             f"tune.metric: {recipe.tune.metric} is judged on the val split, and no scene is in it",
             "give data.split.val a share, or name some scenes val in the split table",
         )
+    store.configure(recipe.compute.storage)
     platform = _platform("tune.on_ray")
     with _platform("train.on_ray").connected(recipe.compute):
         concurrent = platform.max_concurrent(recipe)

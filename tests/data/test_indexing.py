@@ -6,12 +6,14 @@ import logging
 import os
 import shutil
 
+import numpy as np
 import pytest
 
-from pipeline.data import inspection
+from pipeline.data import inspection, labels
 from pipeline.data.indexing import current, index
+from pipeline.data.windows import Window
 from pipeline.errors import DataError
-from tests.factory import recipe_for, world
+from tests.factory import make_scene, recipe_for, world
 
 QUARANTINE = {"data.on_error": "quarantine"}
 
@@ -26,7 +28,7 @@ def looked_at(monkeypatch):
     """Ids of the scenes that were opened."""
     ids = []
     look_at = inspection.look_at
-    monkeypatch.setattr(inspection, "look_at", lambda found, classes: ids.append(found.id) or look_at(found, classes))
+    monkeypatch.setattr(inspection, "look_at", lambda found, *rest: ids.append(found.id) or look_at(found, *rest))
     return ids
 
 
@@ -109,3 +111,22 @@ def test_a_manifest_of_an_older_version_is_read(folder, tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["slices", "origin", "aoi", "seen"]), path)
     assert current(recipe_for(folder)).digest == manifest.digest
+
+
+def test_a_scene_is_cut_where_blocks_of_two_splits_meet(tmp_path):
+    make_scene(tmp_path, "big", height=200, width=150)
+    whole = index(recipe_for(tmp_path, **{"data.split": {"kind": "hash", "test": 0}}))
+    section = {"kind": "blocks", "block": 500.0, "buffer": 4, "test": 0.4, "min_side": 16}
+    manifest = index(recipe_for(tmp_path, **{"data.split": section}))
+    assert {s.split for s in manifest.scenes} == {"train", "test"}
+    assert len({s.id for s in manifest.scenes}) == len(manifest.scenes) > 1
+    owner = np.zeros((200, 150), int)
+    data = recipe_for(tmp_path).data
+    for number, scene in enumerate(manifest.scenes, 1):
+        row, col = scene.origin
+        owner[row : row + scene.height, col : col + scene.width] += number
+        assert scene.grid == whole.scenes[0].grid.part(row, col, scene.height, scene.width)
+        mask = labels.mask(scene, Window(0, 0, scene.height, scene.width), manifest.classes, data)
+        assert scene.class_counts == tuple(np.bincount(mask.ravel(), minlength=2))
+    assert set(np.unique(owner)) <= set(range(len(manifest.scenes) + 1)), "a pixel is in two parts"
+    assert current(recipe_for(tmp_path, **{"data.split": section})) == manifest

@@ -279,8 +279,8 @@ def test_an_elevation_model_as_label_is_refused_without_counting_all_of_it(tmp_p
 
 
 def test_a_colour_label_is_refused(tmp_path):
-    make_scene(tmp_path, label=np.zeros((3, 64, 64), np.uint8))
-    with pytest.raises(LabelError, match="the label has 3 bands"):
+    make_scene(tmp_path, label=make_pixels(3, 64, 64, "uint8"))
+    with pytest.raises(LabelError, match="the label has 3 bands, and they differ"):
         index(recipe_for(tmp_path, **{"data.split.test": 0}))
 
 

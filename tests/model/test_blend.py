@@ -84,7 +84,7 @@ def naive(network: nn.Module, image: np.ndarray, valid: np.ndarray, section: Pre
         padded[band][~inside] = round(value)
     total = np.zeros((CLASSES, tall, wide))
     weights = np.zeros((tall, wide))
-    for row, col, h, w in cover(height, width, size, section.overlap):
+    for row, col, h, w, _ in cover(height, width, size, section.overlap):
         part = torch.from_numpy(padded[None, :, row : row + h, col : col + w])
         with torch.no_grad():
             probabilities = network(part).double().softmax(1)[0].numpy()
@@ -267,3 +267,38 @@ def test_strips_come_as_soon_as_they_are_finished() -> None:
     assert (row, len(strip)) == (0, 16)
     assert max(tops) <= 32  # one window of the next row, and the one read ahead
     assert all(b >= a for a, b in pairwise(tops))
+
+
+def test_multilabel_is_what_is_likelier_than_not_on_average():
+    section = Predict(window=16, overlap=0.5, blend="linear", batch=2)
+    image = np.random.default_rng(0).normal(0, 3, (2, 37, 29)).astype(np.float32)
+    valid = np.ones((37, 29), bool)
+    valid[5:9, :20] = False
+
+    def read(window):
+        pixels, inside = np.zeros((2, 16, 16), np.float32), np.zeros((16, 16), bool)
+        rows, cols = slice(window.row, window.row + 16), slice(window.col, window.col + 16)
+        part = image[:, rows, cols]
+        pixels[:, : part.shape[1], : part.shape[2]] = part
+        inside[: part.shape[1], : part.shape[2]] = valid[rows, cols]
+        return pixels, inside
+
+    class Planes(nn.Module):
+        """Three logits that depend on where in the window a pixel is."""
+
+        def forward(self, x):
+            slope = torch.linspace(-1, 1.3, 16)
+            return torch.stack([x[:, 0] + slope, x[:, 1] * slope, x[:, 0] - x[:, 1]], 1)
+
+    weight, likely = window_weight(16, "linear").double(), np.zeros((2, 3, 48, 48))
+    for window in cover(37, 29, 16, 0.5):
+        pixels, inside = read(window)
+        probability = Planes()(torch.from_numpy(np.where(inside, pixels, 0))[None])[0].double().sigmoid()
+        here = (slice(None), slice(window.row, window.row + 16), slice(window.col, window.col + 16))
+        likely[0][here] += (probability * weight).numpy()
+        likely[1][here] += weight.numpy()
+    expected = (likely[0] > 0.5 * likely[1])[:, :37, :29].astype(np.uint8)
+    expected[:, ~valid] = IGNORE
+    strips = list(stream(Planes(), read, 37, 29, num_classes=3, section=section, fill=(0, 0), task="multilabel"))
+    assert sum(strip.shape[1] for _, strip, _ in strips) == 37
+    np.testing.assert_array_equal(np.concatenate([strip for _, strip, _ in strips], 1), expected)

@@ -199,25 +199,6 @@ def test_a_decision_replaces_the_one_before(made):
     assert f"{made.scores['miou']:.3f}" in text, "the rest of the page is still there"
 
 
-def test_red_green_and_blue_are_shown_as_such():
-    assert pictures.rgb_bands(("Blue", "green", "RED", "nir")) == (2, 1, 0)
-    assert pictures.rgb_bands(("band_1", "band_2", "band_3", "band_4")) == (0, 1, 2)
-    assert pictures.rgb_bands(("vh", "vv")) == (0, 0, 0)
-
-
-def test_an_image_is_stretched_between_percentiles_of_what_is_valid():
-    band = np.arange(10_000, dtype=np.uint16).reshape(100, 100)
-    valid = np.ones((100, 100), bool)
-    out = pictures.stretch(np.stack([band, band * 2, band]), valid)
-    assert out[0, 0].tolist() == [0, 0, 0] and out[99, 99].tolist() == [255, 255, 255]
-    assert abs(int(out[50, 0, 0]) - 128) <= 1 and out[50, 0, 0] == out[50, 0, 1]
-    valid[0] = False
-    spoilt = np.stack([np.where(valid, band, 65535)] * 3)
-    assert np.abs(pictures.stretch(spoilt, valid)[1:].astype(int) - out[1:]).max() <= 3
-    assert not pictures.stretch(spoilt, np.zeros_like(valid)).any()
-    assert not pictures.stretch(np.full((3, 4, 4), np.nan, np.float32), np.zeros((4, 4), bool)).any()
-
-
 def test_labels_have_the_colours_of_the_classes_and_ignore_is_see_through():
     truth = np.array([[0, 1], [2, IGNORE]], np.uint8)
     prediction = np.array([[0, 2], [2, 1]], np.uint8)
@@ -239,3 +220,32 @@ def test_large_windows_are_scaled_down_without_new_colours():
     label = pixels_of(out["label"])
     assert label.size == (192, 384)
     assert {tuple(c) for c in np.array(label.convert("RGB")).reshape(-1, 3)} == set(CLASSES.colors)
+
+
+def test_multilabel_counts_are_shown_class_by_class(made):
+    tables = (((80, 5), (5, 10)), ((50, 0), (0, 50)), ((100, 0), (0, 0)))
+    scores = metrics.scores(torch.tensor(tables), NAMES)
+    assert scores["iou.water"] == pytest.approx(0.5) and math.isnan(scores["iou.never seen"])
+    assert scores["accuracy"] == pytest.approx(290 / 300)
+    several = replace(made, confusion=tables, scores=scores, task="multilabel", scenes=made.scenes[:1])
+    report.write(several, [{}] * len(made.examples))
+    assert report.read(several.uri).to_json() == several.to_json()
+    assert report.read(several.uri).confusion == tables
+    text = Page(Path(several.uri, "report.html").read_text()).text
+    assert "rightly not there" in text and "Confusion" not in text
+    assert report.majority_miou(tables, "multilabel") == pytest.approx((0.15 + 0.5) / 2)
+
+
+def test_planes_are_pictured_as_the_last_class_that_is_there():
+    truth = np.zeros((3, 4, 4), np.uint8)
+    truth[0, :2], truth[2, :, :2] = 1, 1
+    truth[:, 3] = IGNORE
+    prediction = truth.copy()
+    prediction[1, 0, 3] = 1
+    image = np.full((3, 4, 4), 9, np.uint8)
+    panels = pictures.window_pictures(image, np.ones((4, 4), bool), "rgb", truth, prediction, CLASSES)
+    label = np.array(pixels_of(panels["label"]))
+    assert label.tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [2, 2, 254, 254], [255] * 4]
+    errors = np.array(pixels_of(panels["errors"]).convert("RGBA"))
+    assert (errors[..., :3] == pictures.WRONG).all(-1).nonzero() == (0, 3)
+    assert (errors[3, :, 3] == 0).all() and (errors[:3, :, 3] == 255).all()

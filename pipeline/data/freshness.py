@@ -1,0 +1,77 @@
+"""Training on a file that changed after it was indexed is an error: the manifest would name other data than were used.
+
+Each process asks once per scene, when it first reads it, for size and date (or ETag) of the files. Only where these
+differ, as after copying a folder, the content is looked at again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Final
+
+from pipeline import store
+from pipeline.data import inspection
+from pipeline.data.classes import Classes
+from pipeline.data.scenes import Found, Scene
+from pipeline.errors import SceneError
+from pipeline.recipe import Data
+
+logger = logging.getLogger(__name__)
+
+_HINT: Final = "run `segpipe index` again; it reads only what changed"
+# One entry is some hundred bytes. What is forgotten is asked for again, nothing more.
+_REMEMBERED: Final = 100_000
+
+_checked: set[tuple[str, ...]] = set()
+
+
+def seen(files: Iterable[str]) -> str:
+    """16 hex digits of the sizes and dates, or ETags, of files; their content is not read.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    return digest(map(store.stamp, files))
+
+
+def digest(stamps: Iterable[str]) -> str:
+    """16 hex digits of stamps, in their order."""
+    return blake2b("\n".join(stamps).encode(), digest_size=8).hexdigest()
+
+
+def forget() -> None:
+    """Ask for everything again."""
+    _checked.clear()
+
+
+def check(scene: Scene, classes: Classes, data: Data) -> None:
+    """Refuse a scene whose files are not those that the manifest describes; asked once per process and scene.
+
+    Raises:
+        SceneError: a file is missing, or has another content than when it was indexed.
+    """
+    key = (scene.id, scene.image, scene.label or "", scene.seen)
+    if not scene.seen or key in _checked:
+        return  # without `seen`, a manifest of an older version
+    _look(scene, classes, data)
+    if len(_checked) >= _REMEMBERED:
+        _checked.clear()
+    _checked.add(key)
+
+
+def _look(scene: Scene, classes: Classes, data: Data) -> None:
+    found = Found(scene.id, scene.image, scene.label, scene.aoi)
+    try:
+        if seen(found.files) == scene.seen:
+            return
+    except FileNotFoundError as error:
+        raise SceneError(f"{error}: no such file; it belongs to scene {scene.id}", "check the path") from error
+    look = inspection.look_at(found, classes, data)
+    if look.problems:
+        raise look.problems[0]
+    if look.stamp != scene.stamp:
+        names = ", ".join(found.files)
+        raise SceneError(f"scene {scene.id} has changed since it was indexed ({names})", _HINT)
+    logger.debug("scene %s: other dates than when it was indexed, but the same content", scene.id)
