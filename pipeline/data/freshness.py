@@ -17,6 +17,7 @@ from pipeline.data.classes import Classes
 from pipeline.data.scenes import Found, Scene
 from pipeline.errors import SceneError
 from pipeline.recipe import Data
+from pipeline.uris import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,23 @@ def seen(files: Iterable[str]) -> str:
     Raises:
         FileNotFoundError: one is missing.
     """
-    return digest(map(store.stamp, files))
+    files = list(files)
+    found = stamps(files)
+    for file in files:
+        if file not in found:
+            raise FileNotFoundError(file)
+    return digest(found[file] for file in files)
+
+
+def stamps(files: Iterable[str]) -> dict[str, str]:
+    """Size and date, or ETag, of every file that is there; of a local folder one of all that is in it."""
+    distinct = list(dict.fromkeys(files))
+    folders = [f for f in distinct if store.is_local(f) and local_path(f).is_dir()]
+    found = store.stamps(f for f in distinct if f not in folders)
+    for folder in folders:
+        inside = store.stamps(store.join(folder, name) for name in store.list_files(folder))
+        found[folder] = digest(f"{name} {stamp}" for name, stamp in sorted(inside.items()))
+    return found
 
 
 def digest(stamps: Iterable[str]) -> str:

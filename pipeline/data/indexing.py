@@ -118,7 +118,7 @@ def _before(recipe: Recipe) -> Manifest | None:
 def _seen(found: Sequence[Found]) -> dict[str, str]:
     """For each scene 16 hex digits of the sizes and dates, or ETags, of its files; "" where one is missing."""
 
-    stamps = store.stamps(file for f in found for file in f.files)
+    stamps = freshness.stamps(file for f in found for file in f.files)
     return {
         f.id: freshness.digest(stamps[file] for file in f.files) if all(file in stamps for file in f.files) else ""
         for f in found

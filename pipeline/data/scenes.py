@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 from collections import Counter
@@ -159,7 +160,7 @@ def _images(data: Data, root: str, labels: Sequence[str]) -> tuple[dict[str, str
 def _bands_apart(patterns: dict[str, str], root: str) -> tuple[dict[str, str], list[str]]:
     """The image of each id: its bands' files in the order of the patterns."""
     (first, pattern), *others = patterns.items()
-    by_id = pairing.ids_in(_files(pattern.replace("{id}", "*"), root), pattern, root)
+    by_id = pairing.ids_in(_files(pattern.replace("{id}", "*"), root), pattern.rstrip("/"), root)
     if not by_id:
         raise ManifestError(
             f"data.bands_apart.{first} {pattern!r} finds no file in {root}; there is {_beside(root)}",
@@ -186,7 +187,7 @@ def _partners(
             return dict.fromkeys(ids, files[0]), []
         found = f"finds {len(files)} files" if files else "finds no file"
         return {}, [f"{pattern!r} {found}; without {{id}} it must name one {what} for all scenes"]
-    pairs = pairing.files_of(ids, files, pattern, root)
+    pairs = pairing.files_of(ids, files, pattern.rstrip("/"), root)
     problems = [f"id {i} has several {what}s: {', '.join(f)}" for i, f in pairs.items() if len(f) > 1]
     missing = sorted(i for i, f in pairs.items() if not f)
     if missing:
@@ -199,6 +200,11 @@ def _partners(
 
 
 def _files(pattern: str, root: str) -> list[str]:
+    """Files that a pattern finds; folders, if it ends with a slash: a DICOM series or Zarr is one."""
+    if pattern.endswith("/"):
+        above, _, last = pattern.rstrip("/").rpartition("/")
+        home = store.join(root, above)
+        return [store.join(home, name) for name in store.list_dirs(home) if fnmatch.fnmatchcase(name, last)]
     beside = tuple(ending for ending in (*_SIDECARS, *_PARTS) if not pattern.lower().endswith(ending))
     return [f for f in store.glob(pattern, root=root) if not f.lower().endswith(beside)]
 

@@ -46,7 +46,8 @@ class Data(Section):
     root: str
     """Folder or s3:// prefix that holds images and labels."""
     images: str | None = None
-    """Glob of the images under `root`, such as `images/*.tif`. The file's stem is the scene's id."""
+    """Glob of the images under `root`, such as `images/*.tif`. The file's stem is the scene's id. With a slash at its
+    end it finds folders, such as DICOM series or Zarr: `scans/*/`."""
     bands_apart: dict[str, str] | None = None
     """Instead of `images`, where each band is a file: name of the band -> pattern with {id}, such as
     `red: "*/{id}_B04.jp2"`. The first one's grid is the scene's; the others are resampled to it."""

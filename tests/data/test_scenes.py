@@ -172,3 +172,11 @@ def test_ids_and_files_find_each_other(ids, pattern):
     files = [f"/root/{pattern.replace('*', 'q').replace('{id}', i)}" for i in ids]
     assert pairing.ids_in(files, pattern, "/root") == {i: [f] for i, f in zip(ids, files, strict=True)}
     assert pairing.files_of(ids, files, pattern, "/root") == {i: [f] for i, f in zip(ids, files, strict=True)}
+
+
+def test_folders_are_scenes_where_the_pattern_ends_with_a_slash(tmp_path):
+    touch(tmp_path, "scans/a/1.dcm", "scans/b/1.dcm", "scans/other.txt", "seg/a.zarr/zarr.json", "seg/b.zarr/zarr.json")
+    found = find(section(tmp_path, "scans/*/", "seg/{id}.zarr/"))
+    assert [(f.id, f.image, f.label) for f in found] == [
+        (i, f"{tmp_path}/scans/{i}", f"{tmp_path}/seg/{i}.zarr") for i in "ab"
+    ]

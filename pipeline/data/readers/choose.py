@@ -106,6 +106,10 @@ def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
         size = 0  # a prefix is no file
     if size == 0:
         return _open_prefix(uri, label, reading)
+    # A DICOM file may begin like a TIFF; asking costs a request, which rasters that are called so are spared.
+    unusual = PurePosixPath(uri).suffix.lower() not in _READ_IN_RANGES
+    if unusual and dicom_header.is_dicom(store.read_start(uri, _HEAD_BYTES)):
+        return _open_file(uri, store.local_file(uri), label, reading)
     try:
         return _open_tiff(uri, store.gdal_path(uri), None, label, reading)
     except gdal_setup.READ_ERRORS as error:

@@ -1,0 +1,252 @@
+"""Findings about labels: unknown codes, nothing annotated, classes that are missing or rare, labels that lie beside."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pipeline.data.doctor import signals
+from pipeline.data.doctor.evidence import Evidence
+from pipeline.data.doctor.records import Entry, Finding, counted
+from pipeline.data.doctor.signals import Shift
+from pipeline.data.splits import SPLITS
+from pipeline.recipe.losses import CrossEntropy
+
+_SHOWN_CODES: Final = 8
+_SHOWN_WARNINGS: Final = 4
+_RARE: Final = 0.05
+_VERY_RARE: Final = 0.01
+_MAX_WEIGHT: Final = 20.0
+_CERTAIN_GAIN: Final = 1.3
+_OTHER_SHARE: Final = 2.0
+_COUNTS: Final = 0.01
+
+
+def findings(seen: Evidence) -> Iterator[Finding]:
+    """Everything about labels."""
+    if all(entry.label is None for entry in seen.entries):
+        if seen.entries:
+            yield Finding(
+                "no_labels",
+                "error",
+                "No scene has a label.",
+                "Without them nothing can be learnt; only prediction works.",
+                "set data.labels, or name labels in the list of scenes",
+                'data:\n  labels: "labels/{id}.tif"',
+                rank=2,
+            )
+        return
+    yield from _unknown(seen)
+    counts = class_counts(seen)
+    yield from _missing(seen, counts)
+    if any(sum(c) for c in counts.values()):
+        yield from _rare(seen, counts)
+        yield from _differing(seen)
+    yield from _shifted(seen)
+    warnings = {i: t.warnings for i, t in seen.tallies.items() if t.warnings}
+    if warnings:
+        said = list(dict.fromkeys(w for of in warnings.values() for w in of))
+        more = f"; and {len(said) - _SHOWN_WARNINGS} more" if len(said) > _SHOWN_WARNINGS else ""
+        yield Finding(
+            "label_warnings",
+            "warning",
+            "; ".join(said[:_SHOWN_WARNINGS]) + more + ".",
+            "Labels that are empty or had to be repaired may not say what their makers meant.",
+            "look at these scenes",
+            scenes=tuple(warnings),
+            rank=30,
+        )
+
+
+def class_counts(seen: Evidence) -> dict[str, list[int]]:
+    """Labelled pixels per class in each split that has scenes."""
+    out: dict[str, list[int]] = {}
+    for split in SPLITS:
+        tallies = [seen.tallies[e.id].counts for e in seen.split(split) if e.id in seen.tallies]
+        if tallies:
+            out[split] = [sum(column) for column in zip(*tallies, strict=True)]
+    return out
+
+
+def _unknown(seen: Evidence) -> Iterator[Finding]:
+    total: Counter[str] = Counter()
+    holders: defaultdict[str, list[str]] = defaultdict(list)
+    for i, tally in seen.tallies.items():
+        total += tally.strangers
+        for code in tally.strangers:
+            holders[code].append(i)
+    if not total:
+        return
+    shown = ", ".join(
+        f"{code} ({pixels:,} pixels in {counted(len(holders[code]), 'scene')})"
+        for code, pixels in total.most_common(_SHOWN_CODES)
+    )
+    more = f", and {len(total) - _SHOWN_CODES} other codes" if len(total) > _SHOWN_CODES else ""
+    codes = ", ".join(code for code, _ in total.most_common(_SHOWN_CODES))
+    soft = len(total) > 50
+    yield Finding(
+        "unknown_codes",
+        "error",
+        f"Labels hold {counted(len(total), 'code')} that no class claims: {shown}{more}.",
+        "What they mean is not known, so indexing refuses them.",
+        "so many codes look like soft edges or JPEG: give a threshold"
+        if soft
+        else "give them to a class (values), or say that they are not annotated",
+        "data:\n  label: {threshold: 128}" if soft else f"data:\n  ignore_values: [{codes}]",
+        tuple(sorted({i for ids in holders.values() for i in ids})),
+        rank=3,
+    )
+
+
+def _missing(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+    if seen.tallies and not sum(counts.get("train", ())) and seen.split("train"):
+        yield Finding(
+            "nothing_annotated",
+            "error",
+            "No pixel of the train split is annotated.",
+            "There is nothing to learn from.",
+            "check data.labels, data.classes and data.ignore_values",
+            rank=4,
+        )
+        return
+    for position, name in enumerate(seen.classes.names):
+        there = [split for split, of in counts.items() if of[position]]
+        absent = [split for split in counts if split not in there]
+        if not absent:
+            continue
+        if not there:
+            what, severity = f"No label holds a pixel of class {name}.", "warning"
+            why, fix = "It cannot be learnt, and its scores are empty.", "check its values in data.classes"
+        elif "train" in absent:
+            what, severity = f"Class {name} is in {' and '.join(there)}, but never in train.", "error"
+            why, fix = "It cannot be learnt, and every pixel of it will be wrong.", "divide the scenes otherwise"
+        else:
+            what, severity = f"Class {name} is not in {' and '.join(absent)}.", "warning"
+            why = "Its score there is empty, and a model that forgets it looks as good as one that knows it."
+            fix = "divide the scenes otherwise"
+        yield Finding("missing_class", severity, what, why, fix, rank=6)  # type: ignore[arg-type]
+
+
+def _rare(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+    train = counts.get("train", ())
+    total = sum(train)
+    shares = {n: c / total for n, c in zip(seen.classes.names, train, strict=False) if total and c}
+    rare = {name: share for name, share in shares.items() if share < _RARE}
+    if not rare:
+        return
+    weighted = any(getattr(term, "class_weights", None) for term in seen.recipe.loss)
+    drawn = seen.recipe.data.sampling.kind in ("balanced", "foreground")
+    region = any(not isinstance(term, CrossEntropy) for term in seen.recipe.loss)
+    listed = ", ".join(f"{name} {share:.2%}" for name, share in rare.items())
+    already = [
+        words
+        for words, done in (
+            ("class weights", weighted),
+            ("balanced sampling", drawn),
+            ("a loss that counts regions", region),
+        )
+        if done
+    ]
+    largest = max(shares.values())
+    weights = [
+        round(min(_MAX_WEIGHT, (largest / shares[n]) ** 0.5), 1) if n in shares else 1.0 for n in seen.classes.names
+    ]
+    yield Finding(
+        "rare_classes",
+        "warning" if min(rare.values()) < _VERY_RARE and not (weighted or drawn) else "note",
+        f"Of the annotated pixels of the train split only {listed}.",
+        "The loss can become small without them. The recipe answers with "
+        + (" and ".join(already) if already else "nothing so far")
+        + ".",
+        "draw more windows that hold them, and weigh them in the loss (roots of the inverse shares)",
+        "data:\n  sampling: {kind: balanced, classes: ["
+        + ", ".join(rare)
+        + "], share: 0.5}\nloss:\n  - {kind: cross_entropy, class_weights: "
+        + str(weights)
+        + "}\n  - {kind: dice}",
+        rank=40,
+    )
+
+
+def _differing(seen: Evidence) -> Iterator[Finding]:
+    """Groups, or the whole set, in which a class is much more frequent in one split than in another."""
+    judged = seen.recipe.evaluate.split
+    groups = sorted({e.group for e in seen.entries})
+    several = 1 < len(groups) < len(seen.entries)
+    said = []
+    for group in [None, *(groups if several else ())]:
+        of = {split: _pooled(seen, split, group) for split in ("train", judged)}
+        if any(sum(counts) == 0 for counts in of.values()):
+            continue
+        for position, name in enumerate(seen.classes.names):
+            train, test = (of[split][position] / sum(of[split]) for split in ("train", judged))
+            low, high = sorted((train, test))
+            if low > 0 and high >= _COUNTS and high > _OTHER_SHARE * low:
+                where = "" if group is None else f" of group {group}"
+                said.append((high / low, f"{name} is {train:.1%} of train and {test:.1%} of {judged}{where}"))
+    if said:
+        said.sort(reverse=True)
+        yield Finding(
+            "shares_differ",
+            "note",
+            "Classes are not equally frequent in the splits: " + "; ".join(text for _, text in said[:4]) + ".",
+            "A model learns how frequent a class is. Precision and recall move with it, and scores of train and "
+            f"{judged} cannot be compared.",
+            "nothing, if the splits are what they must be; else divide so that each holds every kind of place",
+            rank=42,
+        )
+
+
+def _pooled(seen: Evidence, split: str, group: str | None) -> list[int]:
+    """Labelled pixels per class of a split, of one group of it or of all."""
+    of = [
+        seen.tallies[e.id].counts
+        for e in seen.split(split)
+        if e.id in seen.tallies and (group is None or e.group == group)
+    ]
+    return [sum(column) for column in zip(*of, strict=True)] if of else [0]
+
+
+def _shifted(seen: Evidence) -> Iterator[Finding]:
+    found: dict[str, Shift] = {}
+    evidence: dict[str, tuple[Any, ...]] = {}
+    groups: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry, sample in seen.usable:
+        if len(sample.shifts) == 2:
+            evidence[entry.id] = sample.shifts
+            groups[entry.group].append(entry)
+            if shift := signals.suspect(sample.shifts):
+                found[entry.id] = shift
+    if not evidence:
+        return
+    everything = signals.suspect([signals.add(halves[k] for halves in evidence.values()) for k in (0, 1)])
+    if everything is not None:
+        severity = "error" if everything.gain >= _CERTAIN_GAIN else "warning"
+        yield _shift("all scenes together", everything, sorted(evidence), severity)
+        return
+    for i, shift in sorted(found.items()):
+        yield _shift(f"scene {i}", shift, [i], "warning")
+    for group, members in sorted(groups.items()):
+        if len(members) > 1 and not any(e.id in found for e in members):
+            halves = [signals.add(evidence[e.id][k] for e in members) for k in (0, 1)]
+            if common := signals.suspect(halves):
+                yield _shift(f"group {group}", common, [e.id for e in members], "warning")
+
+
+def _shift(where: str, shift: Shift, scenes: Sequence[str], severity: Any) -> Finding:
+    down = f"{abs(shift.rows)} pixels {'down' if shift.rows > 0 else 'up'}"
+    right = f"{abs(shift.cols)} pixels {'right' if shift.cols > 0 else 'left'}"
+    move = " and ".join(text for text, pixels in ((down, shift.rows), (right, shift.cols)) if pixels)
+    return Finding(
+        "shifted_labels",
+        severity,
+        f"In {where}, labels seem to lie {shift.pixels:.1f} pixels beside what they describe: {move}, their edges "
+        f"meet {shift.gain:.2f} times as much change in the image.",
+        "The network learns the offset, or learns blurred edges, and scores are too low or too high by as much.",
+        f"look at some chips with their masks; if it is so, move the labels {move} (change the label's transform) or "
+        "get better ones",
+        "",
+        tuple(scenes),
+        rank=10,
+    )

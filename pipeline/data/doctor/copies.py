@@ -1,0 +1,203 @@
+"""Is the same content in two scenes? Told by content alone, so that it works without coordinates.
+
+Two ways. Marks: exact blocks of pixels, chosen by what they hold and not by where they are, so that crops of one
+larger image are known by what they share (content-defined fingerprints: Schleimer, Wilkerson & Aiken, "Winnowing",
+2003, in two dimensions). Looks: small grey pictures, compared by a perceptual hash (signs of the lowest frequencies of
+a cosine transform) and then by correlation, so that copies in another compression or size are known.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+BLOCK: Final = 8
+LOOK: Final = 32
+"""Side of the small grey pictures."""
+
+_ONE_IN: Final = 64
+_MAX_MARKS: Final = 2048
+_MIN_SHARED: Final = 6
+_MAX_OWNERS: Final = 8
+_FREQUENCIES: Final = 8
+_MAX_DISTANCE: Final = 6
+_MIN_CORRELATION: Final = 0.95
+_CHUNK: Final = 256
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scenes that share content: ids, and how it was seen."""
+
+    first: str
+    second: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Content that can be recognised: hashes [n] uint64, no two alike, and (row, col) of each [n,2]."""
+
+    codes: NDArray[np.uint64]
+    places: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @classmethod
+    def none(cls) -> Marks:
+        """Of an image that has none."""
+        return cls(np.zeros(0, np.uint64), np.zeros((0, 2), np.int32))
+
+
+def marks(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Marks:
+    """Hashes of blocks of BLOCK × BLOCK pixels with their places; about one block in 64, chosen by its content.
+
+    Blocks that hold few values, are seen twice, or touch invalid pixels are left out: they are no evidence.
+
+    Args:
+        pixels: [C,h,w] of any dtype.
+        valid: [h,w].
+
+    Returns:
+        At most 2048, those with the smallest hashes: the same ones wherever the content is.
+    """
+    if min(valid.shape) < 2 * BLOCK:
+        return Marks.none()
+    hashes = _blocks(_codes(pixels))
+    rows, cols = np.nonzero((hashes >> np.uint64(40)) % np.uint64(_ONE_IN) == 0)
+    _, first, counts = np.unique(hashes[rows, cols], return_index=True, return_counts=True)
+    once = first[counts == 1][: 2 * _MAX_MARKS]
+    rows, cols = rows[once], cols[once]
+    blocks = sliding_window_view(pixels[0], (BLOCK, BLOCK))[rows, cols].reshape(len(rows), BLOCK * BLOCK)
+    varied = (np.diff(np.sort(blocks, axis=1), axis=1) != 0).sum(axis=1) >= BLOCK
+    usable = np.flatnonzero(varied & sliding_window_view(valid, (BLOCK, BLOCK))[rows, cols].all(axis=(1, 2)))
+    rows, cols = rows[usable[:_MAX_MARKS]], cols[usable[:_MAX_MARKS]]
+    return Marks(hashes[rows, cols], np.stack([rows, cols], axis=1).astype(np.int32))
+
+
+def sharing(marks_of: Mapping[str, Marks]) -> list[Pair]:
+    """Pairs of scenes that hold several equal blocks at one and the same displacement."""
+    ids = sorted(marks_of)
+    if not ids:
+        return []
+    codes = np.concatenate([marks_of[i].codes for i in ids])
+    places = np.concatenate([marks_of[i].places for i in ids])
+    owners = np.repeat(np.arange(len(ids)), [len(marks_of[i]) for i in ids])
+    order = np.argsort(codes, kind="stable")
+    begins = np.flatnonzero(np.diff(codes[order], prepend=np.uint64(0)) != 0) if len(codes) else np.zeros(0, np.int64)
+    lengths = np.diff(begins, append=len(codes))
+    moves: defaultdict[tuple[int, int], Counter[tuple[int, int]]] = defaultdict(Counter)
+    for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+        if 1 < length <= _MAX_OWNERS:
+            for one, other in itertools.combinations(order[begin : begin + length].tolist(), 2):
+                row, col = (places[one] - places[other]).tolist()
+                moves[(int(owners[one]), int(owners[other]))][(row, col)] += 1
+    pairs = []
+    for (a, b), seen in sorted(moves.items()):
+        (row, col), count = seen.most_common(1)[0]
+        if count >= _MIN_SHARED:
+            moved = (
+                f"displaced by {abs(row)} rows and {abs(col)} columns" if (row, col) != (0, 0) else "at the same place"
+            )
+            pairs.append(Pair(ids[a], ids[b], f"equal pixels, {moved}"))
+    return pairs
+
+
+def look(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """A grey picture [LOOK, LOOK] of a small view [C,h,w], with mean 0 and deviation 1; None if flat or invalid."""
+    if valid.mean() < 0.5 or min(valid.shape) < 2:
+        return None
+    grey = np.where(valid, pixels.astype(np.float64).mean(axis=0), np.nan)
+    grey = np.where(valid, grey, np.nanmean(grey))
+    rows, cols = (np.linspace(0, n, LOOK + 1) for n in valid.shape)
+    sums = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1))
+    sums[1:, 1:] = grey.cumsum(0).cumsum(1)
+    integral = _between(_between(sums, rows).T, cols).T  # the integral image, also between pixels
+    small = np.diff(np.diff(integral, axis=0), axis=1)
+    spread = float(small.std())
+    if spread <= 1e-9 * (abs(float(small.mean())) + 1e-12):
+        return None
+    scaled: NDArray[np.float32] = ((small - small.mean()) / spread).astype(np.float32)
+    return scaled
+
+
+def alike(looks: Mapping[str, NDArray[np.float32]]) -> list[Pair]:
+    """Pairs of scenes whose small pictures are nearly the same."""
+    ids = sorted(looks)
+    if len(ids) < 2:
+        return []
+    pictures = np.stack([looks[i] for i in ids])
+    bits = _hashes(pictures)
+    flat = pictures.reshape(len(ids), -1)
+    pairs = []
+    for start in range(0, len(ids), _CHUNK):
+        distance = np.bitwise_count(bits[start : start + _CHUNK, None] ^ bits[None])
+        for a, b in np.argwhere(distance <= _MAX_DISTANCE).tolist():
+            first = a + start
+            if first < b and float(flat[first] @ flat[b]) / flat.shape[1] >= _MIN_CORRELATION:
+                pairs.append(Pair(ids[first], ids[b], "nearly the same picture"))
+    return pairs
+
+
+def _hashes(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """64 bits each: which of the low frequencies are above their median."""
+    waves = np.cos(np.pi / LOOK * np.outer(np.arange(_FREQUENCIES), np.arange(LOOK) + 0.5))
+    low = (waves @ pictures @ waves.T).reshape(len(pictures), -1)
+    above = low > np.median(low, axis=1, keepdims=True)
+    weights = np.uint64(1) << np.arange(64, dtype=np.uint64)
+    return np.asarray((above * weights).sum(axis=1, dtype=np.uint64))
+
+
+def _codes(pixels: NDArray[Any]) -> NDArray[np.uint64]:
+    """One number per pixel [h,w] that tells all its bands."""
+    codes = np.zeros(pixels.shape[1:], np.uint64)
+    for band in pixels:
+        raw = np.ascontiguousarray(band).view(f"u{band.dtype.itemsize}").astype(np.uint64)
+        codes = _mix(codes + raw + np.uint64(0x9E3779B97F4A7C15))
+    return codes
+
+
+def _blocks(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hash of the block that begins at each pixel [h - BLOCK + 1, w - BLOCK + 1]: weighted sums, modulo 2^64."""
+    rng = np.random.default_rng(0)
+    across, down = (rng.integers(1, 1 << 62, BLOCK, dtype=np.uint64) * np.uint64(2) + np.uint64(1) for _ in range(2))
+    height, width = codes.shape[0] - BLOCK + 1, codes.shape[1] - BLOCK + 1
+    rows = np.zeros((codes.shape[0], width), np.uint64)
+    for i, weight in enumerate(across):
+        rows += codes[:, i : i + width] * weight
+    rows = _mix(rows)
+    total = np.zeros((height, width), np.uint64)
+    for i, weight in enumerate(down):
+        total += rows[i : i + height] * weight
+    return _mix(total)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Finaliser of splitmix64 (Steele et al. 2014)."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
+
+
+def _between(table: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of a table at fractional positions, linearly."""
+    low = np.minimum(places.astype(int), len(table) - 2)
+    part = (places - low)[:, None]
+    out: NDArray[np.float64] = table[low] * (1 - part) + table[low + 1] * part
+    return out
+
+
+def merged(groups: Sequence[Sequence[Pair]]) -> list[Pair]:
+    """All pairs, each once; what comes first is kept."""
+    out: dict[tuple[str, str], Pair] = {}
+    for pair in (p for group in groups for p in group):
+        out.setdefault((min(pair.first, pair.second), max(pair.first, pair.second)), pair)
+    return list(out.values())

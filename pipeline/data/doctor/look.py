@@ -1,0 +1,298 @@
+"""All access to files, in one place: which scenes there are, their headers, pixels, labels, and how long reading takes.
+
+Nothing that is wrong with a scene is raised; it is returned, so that the audit goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import store
+from pipeline.data import gdal, inspection, labels, rasters, scenes, splits
+from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.doctor.records import Entry, Patch, Tally, Thumbnail
+from pipeline.data.doctor.threads import in_threads
+from pipeline.data.grids import Grid
+from pipeline.data.labels import vectors
+from pipeline.data.scenes import Found, Scene
+from pipeline.data.windows import Window
+from pipeline.errors import PipelineError
+from pipeline.recipe import Data
+from pipeline.recipe.sampling import BlocksSplit
+
+THUMBNAIL: Final = 144
+"""Longest side of a small picture in pixels."""
+
+_CHEAP_LEVEL: Final = 16 << 20
+_NAME: Final = re.compile(r'[A-Z_]+\["([^"]+)"')
+
+Problem = tuple[str, str]
+"""Message and hint."""
+
+
+def entries(data: Data, advance: Callable[[int, int], None]) -> tuple[list[Entry], list[Problem]]:
+    """Every scene with what its headers say, and what is wrong with the set as a whole.
+
+    A scene that the split cuts into parts gives an entry for each.
+    """
+    try:
+        found = scenes.find(data)
+    except PipelineError as error:
+        return [], [told(error)]
+    opened = {e.id: e for e in in_threads(lambda f: _entry(f, data), found, advance)}
+    grids = {i: e.info.grid for i, e in opened.items() if e.info is not None}
+    broken = [e for e in opened.values() if e.info is None]
+    try:
+        if isinstance(data.split, BlocksSplit):
+            parts = [
+                replace(
+                    opened[p.scene], id=p.id, split=p.split, group=p.group, origin=p.origin, size=(p.height, p.width)
+                )
+                for p in splits.divide(grids, data)
+            ]
+        else:
+            given = splits.assign([f.id for f in found], data)
+            return [replace(e, split=given[e.id][0], group=given[e.id][1]) for e in opened.values()], []
+    except PipelineError as error:
+        return list(opened.values()), [told(error)]
+    return sorted([*parts, *broken], key=lambda e: e.id), []
+
+
+def disagreements(of: Sequence[Entry], data: Data) -> list[Problem]:
+    """Scenes whose bands or dtype are not those of the others."""
+    infos = {e.id: e.info for e in of if e.info is not None}
+    return [told(problem) for problem in inspection.disagreements(infos, data.bands)]
+
+
+def patch(entry: Entry, window: Window, classes: Classes, data: Data) -> Patch:
+    """Pixels and mask of a window. Label values without a class, and labels that cannot be read, are IGNORE here: what
+    is wrong with them, `tally` says.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    pixels, valid = rasters.read(entry.image, _in_file(entry, window), nodata=data.nodata, reading=data.reading)
+    try:
+        mask = labels.encode(scene(entry), window, classes, data).mask
+    except PipelineError:
+        mask = np.full(window[2:4], IGNORE, np.uint8)
+    return Patch(window, pixels, valid, _one_plane(mask))
+
+
+def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data, whole: bool) -> Tally:
+    """Count a label's classes, and the values that no class claims.
+
+    Raises:
+        DataError: it cannot be read, or is not on the grid of its image.
+    """
+    grid = entry.grid
+    found = Found(entry.id, entry.image, entry.label, entry.aoi)
+    if whole and entry.info is not None:
+        part = (*entry.origin, grid.height, grid.width)
+        seen = labels.look(found, entry.info, classes, data, part=part)
+        if not seen.problems:
+            return Tally(seen.class_counts, warnings=seen.warnings)
+    counts, strangers = np.zeros(len(classes), np.int64), Counter[str]()
+    for window in windows:
+        mask, unknown = labels.encode(scene(entry), window, classes, data)
+        counts += [int((plane == 1).sum()) for plane in mask] if mask.ndim == 3 else _bins(mask, len(classes))
+        named = Counter({str(value): pixels for value, pixels in unknown.items()})
+        # Shapes of a vector file are counted in the whole scene each time.
+        strangers = named if vectors.is_vector(entry.label or "") else strangers + named
+    if whole and not strangers:
+        raise seen.problems[0]
+    return Tally(tuple(int(c) for c in counts), strangers, whole)
+
+
+def view(entry: Entry, classes: Classes, data: Data, most: int) -> Thumbnail:
+    """A small view of a scene: of all of it where overviews make that cheap, else of a part in its middle.
+
+    Args:
+        entry: whose.
+        classes, data: how labels are read.
+        most: pixels that may be read at the finest level.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    grid = entry.grid
+    level = entry.info.levels[-1] if entry.info and entry.info.levels else (grid.height, grid.width)
+    if level[0] * level[1] <= _CHEAP_LEVEL and len(entry.info.levels if entry.info else ()) > 1:
+        return _from_overview(entry, classes, data)
+    side = math.isqrt(most)
+    height, width = min(grid.height, side), min(grid.width, side)
+    window = Window((grid.height - height) // 2, (grid.width - width) // 2, height, width, slices(entry) // 2)
+    return thumbnail(patch(entry, window, classes, data), whole=(height, width) == (grid.height, grid.width))
+
+
+def thumbnail(seen: Patch, whole: bool) -> Thumbnail:
+    """A window made small: means of pixels, nearest class."""
+    width, height = size = _small(*seen.valid.shape)
+    small = np.stack([cv2.resize(band, size, interpolation=cv2.INTER_AREA) for band in seen.pixels])
+    rows, cols = (
+        ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip((height, width), seen.valid.shape, strict=True)
+    )
+    return Thumbnail(small, seen.valid[rows[:, None], cols], seen.mask[rows[:, None], cols], whole)
+
+
+def stamp(entry: Entry, data: Data) -> str:
+    """Hex digits of some pixels, and of the file's size and header; of a part also of where it lies.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return f"{rasters.probe(entry.image, reading=data.reading)} {entry.origin} {entry.size}"
+
+
+def valid_at(entry: Entry, place: tuple[int, int], data: Data) -> bool:
+    """Whether the pixel at (row, col) is valid; where it cannot be read, it counts as such."""
+    window = _in_file(entry, Window(*place, 1, 1))
+    try:
+        return bool(rasters.read(entry.image, window, nodata=data.nodata, reading=data.reading)[1].all())
+    except PipelineError:
+        return True
+
+
+def seconds(entry: Entry, windows: Sequence[Window], data: Data, *, instead: Path | None = None) -> tuple[float, ...]:
+    """How long reading each window takes, from the scene's file or from a copy, opened before and not yet decoded.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    uri = entry.image if instead is None else str(instead)
+
+    def timed(window: Window) -> float:
+        rasters.read(uri, Window(-1, -1, 1, 1), reading=data.reading)  # opens it, and has nothing to decode
+        begin = time.perf_counter()
+        rasters.read(uri, window, nodata=data.nodata, reading=data.reading)
+        return time.perf_counter() - begin
+
+    taken = []
+    for window in windows:
+        # A thread of its own: handles are kept per thread, and what one has decoded would not be decoded again.
+        with ThreadPoolExecutor(1) as alone:
+            taken.append(alone.submit(timed, window if instead else _in_file(entry, window)).result())
+    return tuple(taken)
+
+
+def rewritten(entry: Entry, window: Window, path: Path, data: Data) -> None:
+    """Write a part of an image as the writer of this package stores rasters: tiled and compressed.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    pixels, _ = rasters.read(entry.image, _in_file(entry, window), reading=data.reading)
+    rasters.write_cog(path, pixels, Grid(window.height, window.width))
+
+
+def scene(entry: Entry) -> Scene:
+    """The entry as other parts of the package know it."""
+    grid = entry.grid
+    return Scene(
+        id=entry.id,
+        image=entry.image,
+        label=entry.label,
+        split=entry.split,
+        group=entry.group,
+        height=grid.height,
+        width=grid.width,
+        crs=grid.crs,
+        transform=grid.transform,
+        stamp="",
+        slices=slices(entry),
+        origin=entry.origin,
+        aoi=entry.aoi,
+    )
+
+
+def overlaps(of: Sequence[Entry], stamps: Mapping[str, str]) -> list[splits.Overlap]:
+    """Scenes of different splits that share ground or all of their content."""
+    return splits.overlaps(
+        [replace(scene(e), stamp=stamps.get(e.id, "")) for e in of if e.info is not None and e.split]
+    )
+
+
+def slices(entry: Entry) -> int:
+    """Slices of a volume; 1 otherwise."""
+    return entry.info.slices if entry.info is not None else 1
+
+
+def short_crs(crs: str | None) -> str:
+    """A CRS for people, its code or its name; empty without one."""
+    text = gdal.short_crs(crs) if crs else ""
+    named = _NAME.match(text)
+    return named[1] if named else text
+
+
+def same_crs(ours: str | None, theirs: str | None) -> bool:
+    """Whether two scenes' coordinates can be compared."""
+    return ours == theirs or bool(ours and theirs and gdal.same_crs(ours, theirs))
+
+
+def told(error: PipelineError) -> Problem:
+    """An error's message and hint."""
+    return error.message, error.hint
+
+
+def _entry(found: Found, data: Data) -> Entry:
+    entry = Entry(found.id, found.image, found.label, "", found.id, None, aoi=found.aoi)
+    try:
+        num_bytes = sum(store.size_of(uri) for uri in found.image.split(scenes.BETWEEN))
+        return replace(entry, info=rasters.describe(found.image, reading=data.reading), num_bytes=num_bytes)
+    except PipelineError as error:
+        return replace(entry, problems=(told(error),))
+    except OSError as error:
+        return replace(entry, problems=((f"scene {found.id}: {error}", "check the path"),))
+
+
+def _in_file(entry: Entry, window: Window) -> Window:
+    return window._replace(row=window.row + entry.origin[0], col=window.col + entry.origin[1])
+
+
+def _from_overview(entry: Entry, classes: Classes, data: Data) -> Thumbnail:
+    """All of a large scene; without its mask where that is larger still, as labels have no overviews to be trusted."""
+    grid = entry.grid
+    width, height = _small(grid.height, grid.width)
+    window = Window(0, 0, grid.height, grid.width, slices(entry) // 2)
+    pixels, valid = rasters.read(
+        entry.image, _in_file(entry, window), nodata=data.nodata, reading=data.reading, shape=(height, width)
+    )
+    mask = np.full(valid.shape, IGNORE, np.uint8)
+    if grid.height * grid.width <= _CHEAP_LEVEL:
+        with suppress(PipelineError):  # `tally` says what is wrong with it
+            mask = _one_plane(labels.mask(scene(entry), window, classes, data, shape=(height, width)))
+    return Thumbnail(pixels, valid, mask, whole=True)
+
+
+def _small(height: int, width: int) -> tuple[int, int]:
+    """Width and height of a thumbnail."""
+    scale = min(1.0, THUMBNAIL / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _one_plane(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Of a multi-label mask [K,h,w] the last class that is there, and K for none [h,w]; others stay as they are."""
+    if mask.ndim == 2:
+        return mask
+    ids = np.full(mask.shape[1:], len(mask), np.uint8)
+    for number, plane in enumerate(mask):
+        ids[plane == 1] = number
+    ids[(mask == IGNORE).all(axis=0)] = IGNORE
+    return ids
+
+
+def _bins(mask: NDArray[np.uint8], num_classes: int) -> NDArray[Any]:
+    return np.bincount(mask.ravel(), minlength=IGNORE + 1)[:num_classes]

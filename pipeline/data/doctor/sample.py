@@ -1,0 +1,133 @@
+"""A sample of one scene: its windows are read one by one and reduced at once, so that memory stays small."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.doctor import copies, look, signals
+from pipeline.data.doctor import plan as planning
+from pipeline.data.doctor.copies import Marks
+from pipeline.data.doctor.plan import Plan
+from pipeline.data.doctor.records import Entry, Patch, Sample, Thumbnail
+from pipeline.data.doctor.signals import Surface
+from pipeline.data.windows import Window
+from pipeline.errors import PipelineError
+from pipeline.recipe import Data
+
+_PER_SCENE: Final = 20_000
+_VALUES: Final = 48_000_000
+"""So many numbers are kept of all scenes together."""
+_SHIFT_WINDOWS: Final = 1600
+"""Windows of all scenes together in which labels are compared with edges."""
+_FLAT: Final = 9
+"""A blank area is at least so many pixels wide and high."""
+
+
+def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
+    """Read some windows of a scene; what cannot be read is in `problem`."""
+    try:
+        patches, small, found = _read(entry, plan, classes, data)
+    except PipelineError as error:
+        return Sample(entry.id, problem=look.told(error))
+    values, ids = _some_pixels(patches, _quota(plan, patches))
+    num_valid = sum(int(p.valid.sum()) for p in patches)
+    return Sample(
+        id=entry.id,
+        num_pixels=sum(p.valid.size for p in patches),
+        num_valid=num_valid,
+        num_annotated=sum(int((p.valid & (p.mask != IGNORE)).sum()) for p in patches),
+        values=values,
+        ids=ids,
+        blank=sum(_blank(p) for p in patches) / max(num_valid, 1),
+        shifts=_shifts(entry, patches, plan),
+        marks=found,
+        thumbnail=small,
+    )
+
+
+def picture(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:
+    """The small grey picture by which scenes are compared; None where the thumbnail is not the whole scene."""
+    if thumbnail is None or not thumbnail.whole:
+        return None
+    return copies.look(thumbnail.pixels, thumbnail.valid)
+
+
+def _read(entry: Entry, plan: Plan, classes: Classes, data: Data) -> tuple[list[Patch], Thumbnail | None, Marks]:
+    """Windows, a small view, and marks; of a small scene all from one reading."""
+    whole = planning.whole(entry, plan)
+    windows = planning.windows(entry, plan.windows, everything=whole is not None)
+    if whole is None:
+        patches = [look.patch(entry, window, classes, data) for window in windows]
+        return patches, look.view(entry, classes, data, plan.whole_pixels), Marks.none()
+    seen = look.patch(entry, whole, classes, data)
+    return [_cut(seen, w) for w in windows], look.thumbnail(seen, whole=True), copies.marks(seen.pixels, seen.valid)
+
+
+def _cut(patch: Patch, window: Window) -> Patch:
+    rows, cols = slice(window.row, window.row + window.height), slice(window.col, window.col + window.width)
+    return Patch(window, patch.pixels[:, rows, cols], patch.valid[rows, cols], patch.mask[rows, cols])
+
+
+def _quota(plan: Plan, patches: Sequence[Patch]) -> int:
+    """Pixels to keep of each window."""
+    if not patches:
+        return 0
+    bands = len(patches[0].pixels)
+    of_scene = min(_PER_SCENE, _VALUES // (max(1, len(plan.chosen)) * bands))
+    return max(1, of_scene // len(patches))
+
+
+def _some_pixels(patches: Sequence[Patch], quota: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Pixels [C, n] and their classes [n], at random places among the valid ones."""
+    values, ids = [], []
+    for number, patch in enumerate(patches):
+        places = np.flatnonzero(patch.valid)
+        if len(places) > quota:
+            places = np.sort(np.random.default_rng(number).choice(places, quota, replace=False))
+        values.append(patch.pixels.reshape(len(patch.pixels), -1)[:, places])
+        ids.append(patch.mask.reshape(-1)[places])
+    if not values:
+        return np.zeros((0, 0)), np.zeros(0, np.uint8)
+    return np.concatenate(values, axis=1), np.concatenate(ids)
+
+
+def _blank(patch: Patch) -> int:
+    """Valid pixels amid a flat area of zeros in all bands."""
+    zero = ((patch.pixels == 0).all(axis=0) & patch.valid).astype(np.uint8)
+    kernel = np.ones((_FLAT, _FLAT), np.uint8)
+    return int(cv2.morphologyEx(zero, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).sum())
+
+
+def _shifts(entry: Entry, patches: Sequence[Patch], plan: Plan) -> tuple[Surface, ...]:
+    """The evidence for a shift, in two halves that share no pixel."""
+    if entry.label is None:
+        return ()
+    most = max(4, _SHIFT_WINDOWS // max(1, len(plan.chosen)))
+    surfaces = [s for p in patches[:most] for part in _parts(p, len(patches)) if (s := signals.surface(*part))]
+    if len(surfaces) < 2:
+        return ()
+    turn = zlib.crc32(entry.id.encode()) % 2  # so that sums over scenes are balanced, too
+    return signals.add(surfaces[turn::2]), signals.add(surfaces[1 - turn :: 2])
+
+
+def _parts(patch: Patch, num_patches: int) -> list[tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]]:
+    """A window as it is; where there are few, its quarters."""
+    if num_patches >= 4:
+        return [(patch.pixels, patch.valid, patch.mask)]
+    height, width = (-(-n // 2) for n in patch.valid.shape)
+    return [
+        (
+            patch.pixels[:, r : r + height, c : c + width],
+            patch.valid[r : r + height, c : c + width],
+            patch.mask[r : r + height, c : c + width],
+        )
+        for r in (0, height)
+        for c in (0, width)
+    ]

@@ -1,0 +1,147 @@
+"""Distributions of pixel values: of bands, of classes within bands, and of scenes against each other. Pure numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.classes import IGNORE
+from pipeline.data.doctor.records import BandRow
+
+BINS: Final = 64
+PERCENTILES: Final = {"p1": 1.0, "p2": 2.0, "p50": 50.0, "p98": 98.0, "p99": 99.0}
+FEW: Final = 32
+"""A band with so few values may be a map of classes."""
+
+_LEVELS: Final = 256
+_MIN_PIXELS: Final = 500
+_MIN_OF_CLASS: Final = 20
+_NORMAL: Final = 0.6745  # a normal distribution's median absolute deviation, in standard deviations
+_LEAST_SPREAD: Final = 0.05
+_LEAST_WITHIN: Final = 0.25
+
+
+def band_rows(values_of: Mapping[str, Sequence[NDArray[Any]]], names: Sequence[str]) -> tuple[BandRow, ...]:
+    """Percentiles and histograms of each band.
+
+    Args:
+        values_of: by split, sampled pixels [C, n] of its scenes.
+        names: of the C bands.
+    """
+    pooled = {split: np.concatenate(list(arrays), axis=1) for split, arrays in values_of.items() if arrays}
+    pooled = {split: values for split, values in pooled.items() if values.shape[1]}
+    if not pooled:
+        return ()
+    everything = np.concatenate(list(pooled.values()), axis=1)
+    rows = []
+    for position, name in enumerate(names):
+        values = everything[position].astype(np.float64)
+        low, high = _range(values)
+        histogram = {}
+        for split, of_split in pooled.items():
+            counts, _ = np.histogram(of_split[position].clip(low, high), BINS, (low, high))
+            histogram[split] = tuple((counts / counts.sum()).round(5).tolist())
+        points = np.percentile(values, list(PERCENTILES.values())).tolist()
+        percentiles = dict(zip(PERCENTILES, points, strict=True))
+        percentiles |= {"min": float(values.min()), "max": float(values.max())}
+        rows.append(BandRow(name, low, high, percentiles, float(values.mean()), float(values.std()), histogram))
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Told:
+    """How well one band alone tells the classes: mean recall over the classes, in pixels that were not learnt from."""
+
+    band: int
+    recall: float
+    num_values: int
+
+
+def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]) -> list[Told]:
+    """For each band a rule value -> class, made from half of the scenes and tried on the other half.
+
+    The rule is the class that is likeliest at the value if all were equally frequent, so that rare ones count.
+
+    Args:
+        values: sampled pixels [C, n] of each scene.
+        ids: their classes [n] and IGNORE.
+
+    Returns:
+        One per band; none where fewer than two classes are annotated in both halves.
+    """
+    learnt, tried = _halves(
+        [v[:, k != IGNORE] for v, k in zip(values, ids, strict=True)], [k[k != IGNORE] for k in ids]
+    )
+    if min(learnt[1].size, tried[1].size) < _MIN_PIXELS:
+        return []
+    counts = [np.bincount(k, minlength=IGNORE) for _, k in (learnt, tried)]
+    classes = np.flatnonzero((counts[0] >= _MIN_OF_CLASS) & (counts[1] >= _MIN_OF_CLASS))
+    if len(classes) < 2:
+        return []
+    out = []
+    for band in range(learnt[0].shape[0]):
+        edges = np.unique(np.quantile(learnt[0][band], np.linspace(0, 1, _LEVELS + 1)[1:-1], method="nearest"))
+        table = np.stack([_histogram(learnt[0][band][learnt[1] == k], edges) for k in classes])
+        rule = table.argmax(axis=0)
+        level = np.searchsorted(edges, tried[0][band], side="right")
+        hits = [float((rule[level[tried[1] == k]] == n).mean()) for n, k in enumerate(classes)]
+        out.append(Told(band, sum(hits) / len(hits), len(np.unique(learnt[0][band]))))
+    return out
+
+
+def apart(medians: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each scene's median lies from that of all scenes, per band [S,C], in robust standard deviations.
+
+    The unit is the median absolute deviation (Iglewicz & Hoaglin, "How to detect and handle outliers", 1993), but at
+    least 5 % of the median and a quarter of the usual deviation within a scene: scenes that are much alike would stand
+    apart by nothing. NaN stays NaN.
+
+    Args:
+        medians: of the scenes' pixels [S,C].
+        deviations: standard deviations of the pixels within each scene [S,C].
+    """
+    if not np.isfinite(medians).any():
+        return np.full_like(medians, math.nan)
+    centre = np.nanmedian(medians, axis=0)
+    unit = np.nanmedian(np.abs(medians - centre), axis=0) / _NORMAL
+    least = np.maximum(_LEAST_SPREAD * np.abs(centre), _LEAST_WITHIN * np.nanmedian(deviations, axis=0))
+    scores: NDArray[np.float64] = (medians - centre) / np.maximum(unit, least + 1e-12)
+    return scores
+
+
+def piled_up(values: NDArray[Any]) -> float:
+    """Share of pixels [n] that hold the highest value; 0 for a band with few values, where that is normal."""
+    if values.size == 0 or len(np.unique(values[:: max(1, values.size // 4096)])) <= FEW:
+        return 0.0
+    return float((values == values.max()).mean())
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """From the 0.1st to the 99.9th percentile, so that few strange pixels do not flatten the picture."""
+    low, high = np.percentile(values, (0.1, 99.9)).tolist()
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def _halves(
+    values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]
+) -> tuple[tuple[NDArray[Any], NDArray[np.uint8]], tuple[NDArray[Any], NDArray[np.uint8]]]:
+    """Every other scene; of a single one, its beginning and its end."""
+    if len(values) == 1:
+        middle = values[0].shape[1] // 2
+        values, ids = [values[0][:, :middle], values[0][:, middle:]], [ids[0][:middle], ids[0][middle:]]
+    if not values:
+        nothing = (np.zeros((0, 0)), np.zeros(0, np.uint8))
+        return nothing, nothing
+    first, second = ((np.concatenate(values[k::2], axis=1), np.concatenate(ids[k::2])) for k in (0, 1))
+    return first, second
+
+
+def _histogram(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+    shares: NDArray[np.float64] = counts / max(1, counts.sum())
+    return shares
