@@ -18,6 +18,7 @@ from pipeline.data.chips import Plan
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.indexing import current
 from pipeline.data.moments import representable
+from pipeline.data.planning import plan_of
 from pipeline.recipe import Recipe
 
 _SIDE: Final = 256
@@ -56,7 +57,7 @@ def write(recipe: Recipe, out: str, *, chips: int = 24, plan: Plan | None = None
         DataError, RecipeError: as in training.
     """
     manifest = current(recipe)
-    plan = plan or Plan.of(manifest, statistics.cached(recipe, manifest), recipe.data, recipe.seed)
+    plan = plan or plan_of(recipe, manifest, statistics.cached(recipe, manifest))
     sheet = sheet_of(plan, manifest.bands, range(max(1, chips)), title=recipe.name)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)

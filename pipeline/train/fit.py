@@ -23,6 +23,7 @@ from pipeline import log, store
 from pipeline.data import statistics
 from pipeline.data.indexing import current
 from pipeline.data.manifest import Manifest
+from pipeline.data.planning import plan_of
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
@@ -30,7 +31,6 @@ from pipeline.model.device import device_of
 from pipeline.recipe import Recipe, absolute
 from pipeline.train import on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
-from pipeline.train.planning import plan_of
 from pipeline.train.worker import joined, work
 from pipeline.world import World
 

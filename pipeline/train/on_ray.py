@@ -28,11 +28,11 @@ from pipeline.data.batches import Batch
 from pipeline.data.manifest import Manifest
 from pipeline.data.moments import Statistics
 from pipeline.data.on_ray import dataset, execution_options, ray_batches, unwrap
+from pipeline.data.planning import plan_of
 from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.recipe import Compute, Recipe
 from pipeline.train import checkpoint
 from pipeline.train.host import MANIFEST
-from pipeline.train.planning import plan_of
 from pipeline.world import World
 
 # A hung collective is noticed after this; the death of a worker much sooner, by Ray.

@@ -20,6 +20,7 @@ from pipeline.data.batches import Batch, local_batches
 from pipeline.data.manifest import Manifest
 from pipeline.data.moments import Statistics
 from pipeline.data.normalise import Normalisation
+from pipeline.data.planning import normalisation_of, plan_of
 from pipeline.errors import RecipeError
 from pipeline.model import bundle, losses, networks
 from pipeline.model.device import device_of
@@ -27,7 +28,6 @@ from pipeline.recipe import Recipe
 from pipeline.train import checkpoint, loop
 from pipeline.train.host import BUNDLE, MANIFEST, Host, NoTracker
 from pipeline.train.on_mlflow import Tracker
-from pipeline.train.planning import normalisation_of, plan_of
 from pipeline.train.validate import Validation
 from pipeline.world import World
 
