@@ -41,6 +41,10 @@ k8s-check: setup
 bench: setup
 	$(BIN)/python -m bench.loop
 	$(BIN)/python -m bench.feed
+	$(BIN)/python -m bench.data
+	$(BIN)/python -m bench.order
+	$(BIN)/python -m bench.augment
+	$(BIN)/python -m bench.remote
 	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.metrics
 	$(BIN)/python -m bench.losses

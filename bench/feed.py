@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ |= {
@@ -24,16 +25,18 @@ os.environ |= {
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import numpy as np
+import rasterio
 import ray
 
-from pipeline import config
-from pipeline.data import manifest, on_ray, statistics
+from pipeline.data import on_ray
 from pipeline.data.batches import Batch, local_batches
 from pipeline.data.chips import Plan
-from pipeline.data.rasters import Grid, write_cog
-from pipeline.recipe import Recipe
+from pipeline.data.classes import Classes
+from pipeline.data.scenes import Scene
+from pipeline.recipe import Data
 from pipeline.world import World
 
+TRANSFORM = (10.0, 0.0, 0.0, 0.0, -10.0, 0.0)
 AUGMENT = ["HorizontalFlip", "RandomRotate90", {"transform": "Affine", "rotate": [-20, 20], "p": 0.5}]
 
 
@@ -58,6 +61,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chips", type=int, default=1024, help="chips measured")
     parser.add_argument("--warm", type=int, default=512, help="chips before")
+    parser.add_argument("--scenes", type=int, default=24)
+    parser.add_argument("--side", type=int, default=4096, help="pixels of a scene's side")
     parser.add_argument("--size", type=int, default=512, help="pixels of a chip's side")
     parser.add_argument("--batch", type=int, default=8, help="chips in a micro-batch")
     parser.add_argument("--block-batches", type=int, default=4, help="micro-batches in a block")
@@ -69,31 +74,75 @@ def arguments() -> argparse.Namespace:
 
 
 def make_plan(folder: Path, options: argparse.Namespace) -> Plan:
-    """Four scenes of 4096², 600 MB together, which is more than GDAL's cache of decoded blocks holds."""
-    (folder / "images").mkdir()
-    (folder / "masks").mkdir()
-    for number in range(4):
-        pixels, label = landscape(4096, 4, number)
-        grid = Grid(4096, 4096, None, (10.0, 0.0, 0.0, 0.0, -10.0, 0.0))
-        write_cog(folder / f"images/s{number}.tif", pixels, grid)
-        write_cog(folder / f"masks/s{number}.tif", label[None], grid)
+    """Scenes that are more than GDAL's cache of decoded blocks holds."""
+    scenes = write_scenes(folder, KINDS["uint16"], options.scenes, options.side)
+    return plan_of(folder, scenes, KINDS["uint16"], options.size, AUGMENT if options.augment else [])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Of files."""
+
+    bands: int
+    dtype: str
+    compress: str
+
+
+KINDS = {"uint8": Kind(3, "uint8", "DEFLATE"), "uint16": Kind(4, "uint16", "ZSTD")}
+
+
+def write_scenes(folder: Path, kind: Kind, count: int, side: int) -> tuple[Scene, ...]:
+    """Square COGs with tiles of 512² and labels. Two are written; the others are links to them, which readers take for
+    files of their own."""
+    scenes = []
+    for number in range(count):
+        image, label = (folder / f"{kind.dtype}-{what}-{number}.tif" for what in ("image", "label"))
+        if number < 2:
+            pixels, mask = landscape(side, kind.bands, number)
+            pixels = (pixels // 16).clip(1, 255) if kind.dtype == "uint8" else pixels
+            write_tiled(image, pixels.astype(kind.dtype), kind.compress)
+            write_tiled(label, mask[None], "DEFLATE")
+        else:
+            for path, what in ((image, "image"), (label, "label")):
+                os.link(folder / f"{kind.dtype}-{what}-{number % 2}.tif", path)
+        scenes.append(
+            Scene(
+                f"s{number}",
+                str(image),
+                str(label),
+                "train",
+                f"g{number}",
+                side,
+                side,
+                None,
+                TRANSFORM,
+                f"stamp{number}",
+            )
+        )
+    return tuple(scenes)
+
+
+def write_tiled(path: Path, pixels: np.ndarray, compress: str) -> None:
+    bands, height, width = pixels.shape
+    profile = {"count": bands, "height": height, "width": width, "dtype": str(pixels.dtype), "compress": compress}
+    with rasterio.open(
+        path, "w", driver="COG", blocksize=512, overviews="NONE", transform=rasterio.Affine(*TRANSFORM), **profile
+    ) as file:
+        file.write(pixels)
+
+
+def plan_of(folder: Path, scenes: tuple[Scene, ...], kind: Kind, size: int, augment: list, **sampling) -> Plan:
     tree = {
-        "name": "feed",
-        "data": {
-            "root": str(folder),
-            "images": "images/*.tif",
-            "labels": "masks/{id}.tif",
-            "classes": [{"name": "low"}, {"name": "high"}],
-            "split": {"kind": "hash", "test": 0.0},
-            "sampling": {"size": options.size},
-            "augment": AUGMENT if options.augment else [],
-            "statistics_pixels": 1_000_000,
-        },
-        "compute": {"output": str(folder / "runs")},
+        "root": str(folder),
+        "images": "*.tif",
+        "labels": "{id}.tif",
+        "classes": [{"name": "low"}, {"name": "high"}],
+        "sampling": {"size": size, "epoch_size": 1_000_000} | sampling,
+        "augment": augment,
     }
-    recipe = config.validate(Recipe, tree)
-    found = manifest.index(recipe)
-    return Plan.of(found, statistics.compute(found, recipe.data), recipe.data, seed=0)
+    data = Data.model_validate(tree)
+    fill = (1.0,) * kind.bands
+    return Plan(scenes, Classes.from_section(data), data, fill, kind.dtype, kind.bands, "d" * 64, seed=0)
 
 
 def landscape(size: int, bands: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +154,7 @@ def landscape(size: int, bands: int, seed: int) -> tuple[np.ndarray, np.ndarray]
         relief += np.kron(coarse, np.ones((2**octave, 2**octave), np.float32))[:size, :size] * 1.6**octave
     relief /= relief.std()
     pixels = np.stack([2000 + relief * (200 + 50 * band) for band in range(bands)])
-    pixels += rng.normal(0, 12, pixels.shape)
+    pixels += rng.normal(0, 12, pixels.shape)  # of the sensor
     return pixels.clip(1, 65535).astype(np.uint16), (relief > 0).astype(np.uint8)
 
 
@@ -134,7 +183,8 @@ def cpu_seconds() -> dict[int, float]:
         except OSError:
             continue  # it ended meanwhile
         pid = int(entry.parent.name)
-        parent[pid], seconds[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        # With that of children that have ended.
+        parent[pid], seconds[pid] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def is_ours(pid: int) -> bool:
         return pid == os.getpid() or (pid in parent and is_ours(parent[pid]))

@@ -6,7 +6,7 @@ normalises on its device.
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from pipeline.data.quarantine import Replaced, Tally
 from pipeline.errors import TrainingError
 from pipeline.world import World
 
@@ -27,18 +28,22 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's chips of a step: image [N, C, H, W] in the files' dtype, mask [N, H, W] uint8, and their numbers."""
+    """One rank's chips of a step: image [N, C, H, W] in the files' dtype, mask [N, H, W] or [N, K, H, W] uint8, their
+    numbers, and which of them are made of other windows because theirs could not be read."""
 
     image: Tensor
     mask: Tensor
     numbers: tuple[int, ...]
+    replaced: tuple[Replaced, ...] = ()
 
     @classmethod
-    def of(cls, image: NDArray[Any], mask: NDArray[Any], numbers: Sequence[int]) -> Batch:
+    def of(
+        cls, image: NDArray[Any], mask: NDArray[Any], numbers: Sequence[int], replaced: Sequence[Replaced] = ()
+    ) -> Batch:
         """Arrays as tensors that share their memory."""
         import torch  # not above: processes that only read chips load this file, and torch takes half a gigabyte
 
-        return cls(torch.from_numpy(image), torch.from_numpy(mask), tuple(numbers))
+        return cls(torch.from_numpy(image), torch.from_numpy(mask), tuple(numbers), tuple(replaced))
 
 
 def micro_batch(world: World, global_batch: int) -> int:
@@ -71,35 +76,83 @@ def local_batches(
     """Batches of the steps [start_step, stop_step) in order, read ahead by a pool of threads.
 
     Raises:
-        DataError: a chip cannot be read; raised at its step.
+        DataError: a chip cannot be read; raised at its step. Or more of them than the recipe tolerates.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="feed")
-    # Enough chips under way to keep every thread busy, also where the micro-batch is a single chip.
-    ahead = _AHEAD + threads // micro_batch(world, global_batch)
-    pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+    size = micro_batch(world, global_batch)
+    # Enough chips under way to keep every thread busy, also where the micro-batch is a single chip; and where chips
+    # that are far apart are read together, those of the next pool.
+    ahead = _AHEAD + threads // size + -(-2 * (plan.order.span - 1) // global_batch)
+    tally = Tally(plan.tolerated)
+    filling = _Filling(plan, world, global_batch, stop_step, threads)
+    upcoming = iter(range(start_step, stop_step))
     try:
+        for begun in itertools.islice(upcoming, ahead):
+            filling.begin(begun)
         for step in range(start_step, stop_step):
-            pending.append(_begin(plan, numbers_of(step, world, global_batch), pool))
-            if len(pending) > ahead:
-                yield _finish(*pending.popleft())
-        while pending:
-            yield _finish(*pending.popleft())
+            for begun in itertools.islice(upcoming, 1):
+                filling.begin(begun)
+            batch = filling.finish(step)
+            tally.add(batch.replaced)
+            yield batch
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        filling.close()
 
 
-def _begin(plan: Plan, numbers: range, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
-    """A batch that threads are filling, chip by chip."""
-    images, masks = plan.empty(len(numbers))
+@dataclass(frozen=True)
+class _Room:
+    """A batch that threads are filling."""
 
-    def fill(position: int, number: int) -> None:
-        images[position], masks[position] = plan.chip(number)
+    numbers: range
+    images: NDArray[Any]
+    masks: NDArray[Any]
+    futures: list[Future[list[Replaced]]]
 
-    futures = [pool.submit(fill, position, number) for position, number in enumerate(numbers)]
-    return Batch.of(images, masks, numbers), futures
 
+class _Filling:
+    """Batches under way. A thread fills what is read together, whichever batches that is for."""
 
-def _finish(batch: Batch, futures: list[Future[None]]) -> Batch:
-    for future in futures:
-        future.result()
-    return batch
+    def __init__(self, plan: Plan, world: World, global_batch: int, stop_step: int, threads: int) -> None:
+        self._plan, self._world, self._global_batch, self._stop_step = plan, world, global_batch, stop_step
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="feed")
+        self._rooms: dict[int, _Room] = {}
+        self._submitted = 0
+
+    def begin(self, step: int) -> None:
+        """Let threads make the chips of a step, and those that are read together with them."""
+        for number in self._numbers(step):
+            if number >= self._submitted:
+                self._submit(number)
+
+    def finish(self, step: int) -> Batch:
+        """The batch of a step, once it is whole."""
+        room = self._rooms.pop(step)
+        replaced = [one for future in room.futures for one in future.result() if one.number in room.numbers]
+        return Batch.of(room.images, room.masks, room.numbers, sorted(replaced, key=lambda one: one.number))
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, number: int) -> None:
+        """All that this rank needs of the pool in which a number is, from this number on."""
+        order = self._plan.order
+        self._submitted = order.pool(number).stop if order.span > 1 else number + 1
+        steps = range(number // self._global_batch, -(-self._submitted // self._global_batch))
+        numbers = [n for step in steps[: self._stop_step - steps.start] for n in self._numbers(step)]
+        for group in self._plan.groups(n for n in numbers if number <= n < self._submitted):
+            rooms = [self._room(n // self._global_batch) for n in group]
+            places = [n - room.numbers.start for n, room in zip(group, rooms, strict=True)]
+            images = [room.images[place] for place, room in zip(places, rooms, strict=True)]
+            masks = [room.masks[place] for place, room in zip(places, rooms, strict=True)]
+            future = self._pool.submit(self._plan.put, group, images, masks)
+            for futures in {id(room): room.futures for room in rooms}.values():
+                futures.append(future)
+
+    def _room(self, step: int) -> _Room:
+        if step not in self._rooms:
+            numbers = self._numbers(step)
+            self._rooms[step] = _Room(numbers, *self._plan.empty(len(numbers)), [])
+        return self._rooms[step]
+
+    def _numbers(self, step: int) -> range:
+        return numbers_of(step, self._world, self._global_batch)

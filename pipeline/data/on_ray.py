@@ -12,7 +12,9 @@ execution before the first one starts. Each execution of the dataset is the next
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Any, Final
 
@@ -23,7 +25,10 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import ReadTask
 
 from pipeline.data.batches import Batch, micro_batch, numbers_of
+from pipeline.data.blocks import Part, divide, filled
 from pipeline.data.chips import Plan
+from pipeline.data.quarantine import Replaced, Tally
+from pipeline.data.windows import Window
 from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.world import World
 
@@ -72,7 +77,7 @@ def dataset(
     context = chips.context
     context.execution_options = execution_options()
     # A block that Ray divides would go to several ranks.
-    context.target_max_block_size = max(context.target_max_block_size or 0, 2 * steps_per_block * batch_bytes)
+    context.target_max_block_size = max(context.target_max_block_size or 0, 2 * source.block_bytes)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return chips
@@ -86,23 +91,33 @@ def execution_options() -> ExecutionOptions:
 
 
 def ray_batches(
-    iterator: DataIterator, world: World, *, global_batch: int, start_step: int, stop_step: int
+    iterator: DataIterator, world: World, *, global_batch: int, start_step: int, stop_step: int, tolerated: int = 0
 ) -> Iterator[Batch]:
     """Batches of the steps [start_step, stop_step) in order, from this rank's split of `dataset`.
+
+    Args:
+        iterator: the split.
+        world: which rank of how many.
+        global_batch: chips per step over all ranks.
+        start_step: first step.
+        stop_step: end of the steps, exclusive.
+        tolerated: how many windows may be replaced because they cannot be read: the plan's `tolerated`.
 
     Raises:
         DataError: a chip could not be read, wherever that was.
         TrainingError: the split does not hold the chips that this rank needs, or ends too early.
     """
     size = micro_batch(world, global_batch)
-    step = start_step
+    step, tally = start_step, Tally(tolerated)
     while step < stop_step:
         first = step
         for columns in _segment(iterator, size):
             expected = tuple(numbers_of(step, world, global_batch))
             _expect(expected, columns["number"], step, world)
             # Copies: the arrays are read-only views of the object store, which can then free the block.
-            yield Batch.of(columns["image"].copy(), columns["mask"].copy(), expected)
+            batch = Batch.of(columns["image"].copy(), columns["mask"].copy(), expected, _replaced(columns))
+            tally.add(batch.replaced)
+            yield batch
             step += 1
         if step == first:
             raise TrainingError(
@@ -130,20 +145,26 @@ def unwrap(error: BaseException | None) -> PipelineError | None:
 
 
 class ChipDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types that we check
-    """Read tasks for blocks of `steps_per_block` steps of one rank each."""
+    """Read tasks for blocks of at most `steps_per_block` steps of one rank each."""
 
     def __init__(self, plan: Plan, world: World, global_batch: int, steps: range, steps_per_block: int) -> None:
         super().__init__()
         self._plan = ray.put(plan)
         self._chip_bytes = plan.chip_bytes
         self._world, self._global_batch = world, global_batch
-        self._groups = [steps[i : i + steps_per_block] for i in range(0, len(steps), steps_per_block)]
-        self._groups_per_execution = max(1, TASKS_PER_EXECUTION // world.size)
+        self._work = divide(
+            plan.order, world.size, global_batch, steps, steps_per_block=steps_per_block, tasks=TASKS_PER_EXECUTION
+        )
 
     @property
     def num_tasks(self) -> int:
-        """Blocks of the first, longest segment."""
-        return min(len(self._groups), self._groups_per_execution) * self._world.size
+        """Of the first, longest segment."""
+        return len(self._work.tasks(0))
+
+    @property
+    def block_bytes(self) -> int:
+        """Of the largest block."""
+        return self._work.longest * micro_batch(self._world, self._global_batch) * self._chip_bytes
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of the first segment."""
@@ -152,27 +173,16 @@ class ChipDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types th
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        """The blocks of the segment whose turn it is; without a context, those of the first."""
+        """The tasks of the segment whose turn it is; without a context, those of the first."""
         segment = data_context._execution_idx if data_context is not None else 0
-        first = segment * self._groups_per_execution
-        groups = self._groups[first : first + self._groups_per_execution]
-        return [
-            self._task(steps, World(rank, self._world.size)) for steps in groups for rank in range(self._world.size)
-        ]
+        return [self._task(parts) for parts in self._work.tasks(segment)]
 
-    def _task(self, steps: range, world: World) -> ReadTask:
-        rows = len(steps) * micro_batch(world, self._global_batch)
+    def _task(self, parts: tuple[Part, ...]) -> ReadTask:
+        rows = sum(len(part.steps) for part in parts) * micro_batch(self._world, self._global_batch)
         metadata = BlockMetadata(num_rows=rows, size_bytes=rows * self._chip_bytes, input_files=None, exec_stats=None)
         # Not a method: a task must not carry the whole datasource.
-        read: Callable[[], Iterable[Block]] = partial(_read, self._plan, steps, world, self._global_batch)
+        read: Callable[[], Iterable[Block]] = partial(_read, self._plan, parts, self._global_batch)
         return ReadTask(read, metadata)
-
-
-def _read(plan: ray.ObjectRef, steps: range, world: World, global_batch: int) -> list[Block]:
-    numbers = [number for step in steps for number in numbers_of(step, world, global_batch)]
-    images, masks = _get(plan).stack(numbers)
-    columns = {"image": images, "mask": masks, "number": np.array(numbers, np.int64)}
-    return [BlockAccessor.batch_to_block(columns)]
 
 
 @lru_cache(maxsize=4)
@@ -180,6 +190,16 @@ def _get(plan: ray.ObjectRef) -> Plan:
     """The plan, fetched once per process."""
     value: Plan = ray.get(plan)
     return value
+
+
+def _read(plan_ref: ray.ObjectRef, parts: tuple[Part, ...], global_batch: int) -> Iterator[Block]:
+    plan = _get(plan_ref)
+    for numbers, images, masks, replaced in filled(plan, [part.numbers(global_batch) for part in parts]):
+        columns = {"image": images, "mask": masks, "number": np.array(numbers, np.int64)}
+        if plan.tolerated:
+            reasons = {one.number: json.dumps(asdict(one)) for one in replaced}
+            columns["replaced"] = np.array([reasons.get(number, "") for number in numbers])
+        yield BlockAccessor.batch_to_block(columns)
 
 
 def _segment(iterator: DataIterator, size: int) -> Iterator[dict[str, Any]]:
@@ -191,6 +211,11 @@ def _segment(iterator: DataIterator, size: int) -> Iterator[dict[str, Any]]:
         if ours is None:
             raise
         raise ours from error
+
+
+def _replaced(columns: dict[str, Any]) -> list[Replaced]:
+    found = [json.loads(str(text)) for text in columns.get("replaced", ()) if text]
+    return [Replaced(**one | {"window": Window(*one["window"])}) for one in found]
 
 
 def _expect(expected: tuple[int, ...], numbers: Any, step: int, world: World) -> None:

@@ -40,6 +40,7 @@ def plan_of(recipe: Recipe, manifest: Manifest, statistics: Statistics, *, progr
         statistics,
         recipe.data,
         recipe.seed,
+        normalisation=normalisation_of(recipe, manifest, statistics),
         shards=prepare.found(recipe, manifest),
         presence=_presence(recipe, manifest, progress),
     )

@@ -88,7 +88,7 @@ def sheet_of(plan: Plan, bands: Sequence[str], numbers: Sequence[int], *, title:
         shown.append(_Shown(Image.fromarray(picture), _lines(plan, number)))
     height, width = made[0][0].shape[-2:]
     names = dict.fromkeys(bands[position] for position in chosen)
-    subtitle = f"{title}   {len(made)} chips of {height} × {width} pixels, bands {', '.join(names)} of {len(bands)}"
+    subtitle = f"{title}   {len(made)} chips of {height} by {width} pixels, bands {', '.join(names)} of {len(bands)}"
     return _sheet(shown, plan.classes, subtitle.strip())
 
 

@@ -24,6 +24,7 @@ from ray.data import Dataset
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline import log, store
+from pipeline.data import quarantine
 from pipeline.data.batches import Batch
 from pipeline.data.manifest import Manifest
 from pipeline.data.moments import Statistics
@@ -227,9 +228,15 @@ def _on_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batches(payload: dict[str, Any], world: World, start_step: int) -> Iterable[Batch]:
-    section = Recipe.model_validate(payload["recipe"]).train
-    shard = ray_train.get_dataset_shard("train")
-    return ray_batches(shard, world, global_batch=section.global_batch, start_step=start_step, stop_step=section.steps)
+    recipe = Recipe.model_validate(payload["recipe"])
+    return ray_batches(
+        ray_train.get_dataset_shard("train"),
+        world,
+        global_batch=recipe.train.global_batch,
+        start_step=start_step,
+        stop_step=recipe.train.steps,
+        tolerated=quarantine.limit(recipe.data),
+    )
 
 
 def _dataset(payload: dict[str, Any]) -> Dataset:

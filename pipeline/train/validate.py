@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import nn
 from pipeline import metrics
 from pipeline.data import chips
 from pipeline.data.classes import Classes
+from pipeline.data.cutting import reader_of
 from pipeline.data.normalise import Normalisation
+from pipeline.data.scene_values import Read
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
 from pipeline.recipe import Data
@@ -65,9 +68,16 @@ class Validation:
                 yield pending.popleft().result()
 
     def _cut(self, scene: Scene, window: Window) -> Chip:
-        return chips.cut(
+        image, mask = chips.cut(
             scene, window, self.classes, nodata=self.data.nodata, fill=self.normalisation.fill, data=self.data
         )
+        if self.normalisation.by_scene:
+            image, _ = self._readers[scene.id](window)
+        return image, mask
+
+    @cached_property
+    def _readers(self) -> dict[str, Read]:
+        return {scene.id: reader_of(scene, self.data, self.normalisation) for scene in self.scenes}
 
 
 def windows(scenes: Sequence[Scene], size: int) -> Iterator[tuple[Scene, Window]]:

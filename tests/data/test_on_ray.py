@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def streams(source: Plan, workers: int, batch: int, start: int, stop: int, **options) -> list[list[Batch]]:
     """What every rank gets; each consumes in a thread of its own, as training processes would."""
+    tolerated = options.pop("tolerated", 0)
     settings = {"block_batches": 3, "cpus_per_task": 3} | options
     steps = {"global_batch": batch, "start_step": start, "stop_step": stop}
     chips = on_ray.dataset(source, num_workers=workers, **steps, **settings)
     splits = chips.streaming_split(workers, equal=True)
 
     def consume(rank: int) -> list[Batch]:
-        return list(on_ray.ray_batches(splits[rank], World(rank, workers), **steps))
+        return list(on_ray.ray_batches(splits[rank], World(rank, workers), **steps, tolerated=tolerated))
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(consume, range(workers)))
@@ -66,6 +68,30 @@ def test_both_feeds_agree(ray_cluster, source: Plan, monkeypatch, workers: int, 
         assert got[0].image.is_contiguous()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_chips_of_a_pool_are_read_together(ray_cluster, tmp_path: Path, workers: int) -> None:
+    """One task makes the blocks of all ranks for a pool, with batches that do not divide it."""
+    near = {"tiles": 3, "chips": 4, "pool": 3, "tile": 16}
+    source = plan(tmp_path, augment=AUGMENT, sampling={"size": 32, "epoch_size": 60, "locality": near})
+    for rank, got in enumerate(streams(source, workers, 10, 3, 9)):
+        wanted = local_batches(source, World(rank, workers), global_batch=10, start_step=3, stop_step=9, threads=2)
+        assert_same(got, list(wanted))
+
+
+def test_windows_that_cannot_be_read_are_replaced_and_named(ray_cluster, tmp_path: Path) -> None:
+    source = plan(tmp_path)
+    Path(source.scenes[1].image).unlink()
+    data = source.data.model_dump() | {"on_error": {"kind": "quarantine", "max": 30}}
+    source = replace(source, data=source.data.model_validate(data))
+    (got,) = streams(source, 1, 4, 0, 10, tolerated=30)
+    wanted = list(local_batches(source, World(), global_batch=4, start_step=0, stop_step=10, threads=2))
+    assert_same(got, wanted)
+    assert [batch.replaced for batch in got] == [batch.replaced for batch in wanted]
+    assert any(batch.replaced for batch in got)
+    with pytest.raises(SceneError, match="more than"):
+        streams(source, 1, 4, 0, 10, tolerated=1)
+
+
 def test_a_plan_goes_to_the_store_once_and_tasks_stay_small(ray_cluster, source: Plan) -> None:
     chips = on_ray.dataset(source, num_workers=2, global_batch=4, start_step=0, stop_step=10**6, block_batches=4)
     datasource = on_ray.ChipDatasource(source, World(size=2), 4, range(10**6), 4)
@@ -89,10 +115,10 @@ def test_other_datasets_keep_their_settings(ray_cluster, source: Plan) -> None:
 def test_blocks_are_raw_pixels_of_whole_micro_batches(ray_cluster, source: Plan) -> None:
     chips = on_ray.dataset(source, num_workers=2, global_batch=4, start_step=0, stop_step=7, block_batches=3)
     blocks = list(chips.iter_batches(batch_size=None, batch_format="numpy"))
-    assert [len(block["number"]) for block in blocks] == [6, 6, 6, 6, 2, 2]
-    assert blocks[1]["number"].tolist() == [2, 3, 6, 7, 10, 11]
-    assert (blocks[0]["image"].dtype, blocks[0]["image"].shape) == (np.uint16, (6, 4, 32, 32))
-    assert (blocks[0]["mask"].dtype, blocks[0]["mask"].shape) == (np.uint8, (6, 32, 32))
+    assert [len(block["number"]) for block in blocks] == [2, 2, 4, 4, 6, 6, 2, 2], "the first ones are small"
+    assert blocks[5]["number"].tolist() == [14, 15, 18, 19, 22, 23]
+    assert (blocks[4]["image"].dtype, blocks[4]["image"].shape) == (np.uint16, (6, 4, 32, 32))
+    assert (blocks[4]["mask"].dtype, blocks[4]["mask"].shape) == (np.uint8, (6, 32, 32))
 
 
 def test_large_micro_batches_make_smaller_blocks(ray_cluster, source: Plan, monkeypatch) -> None:
@@ -123,7 +149,7 @@ def test_a_chip_that_cannot_be_read_fails_as_in_this_process(
 def test_a_split_for_another_number_of_workers_is_refused(ray_cluster, source: Plan) -> None:
     chips = on_ray.dataset(source, num_workers=2, global_batch=4, start_step=0, stop_step=4, block_batches=2)
     (split,) = chips.streaming_split(1, equal=True)
-    with pytest.raises(TrainingError, match=r"rank 0 of 1 the chips \[0, 1, 4, 5\] at step 0, not \[0, 1, 2, 3\]"):
+    with pytest.raises(TrainingError, match=r"rank 0 of 1 the chips \[4, 5, 8, 9\] at step 1, not \[4, 5, 6, 7\]"):
         list(on_ray.ray_batches(split, World(), global_batch=4, start_step=0, stop_step=4))
 
 
