@@ -41,7 +41,7 @@ def test_a_block_takes_strips_only_where_each_row_is_for_itself(monkeypatch):
     monkeypatch.setattr(strips, "ELEMENTS", 64)
     seen = []
     doubled = strips.doubled
-    monkeypatch.setattr(strips, "doubled", lambda *args: seen.append(1) or doubled(*args))
+    monkeypatch.setattr(strips, "doubled", lambda *args, **how: seen.append(1) or doubled(*args, **how))
     x, skip = torch.randn(1, 5, 16, 8), torch.randn(1, 5, 32, 16)
     with torch.no_grad():
         for options in ({}, {"norm": "none"}):
