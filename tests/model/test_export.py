@@ -17,8 +17,6 @@ from tests.model import small
 from tests.model.families import CASES, HELPED, SUPERVISED, network, pixels
 
 # Each family on one encoder, and one family on each kind of encoder; the rest takes minutes.
-QUICK = [(kind, encoder) for kind, encoder in CASES if encoder == "conv"]
-QUICK += [("unet", "from_stride_4"), ("dpt", "plain_vit")]
 TRACED = [("unet", "conv"), ("deeplabv3plus", "conv"), ("segformer", "conv"), ("dpt", "plain_vit")]
 
 
@@ -26,7 +24,7 @@ def split(quick):
     return [*quick, *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES if case not in quick)]
 
 
-@pytest.mark.parametrize(("kind", "encoder"), split(QUICK))
+@pytest.mark.parametrize(("kind", "encoder"), split([*TRACED, ("unetplusplus", "conv"), ("ocrnet", "conv")]))
 def test_compiles_as_one_graph(kind, encoder):
     torch._dynamo.reset()
     net, image = network(kind, encoder).eval(), pixels(2, 4, 75, 101)

@@ -92,8 +92,8 @@ def test_a_network_alone_keeps_it(kind, tmp_path: Path):
         torch.testing.assert_close(load_model(tmp_path / "n")(image), net(image), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("format", ["onnx", "pt2"])
-@pytest.mark.parametrize("kind", ["percentile", "log"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [pytest.param("percentile", marks=pytest.mark.slow), "log"])
 def test_exported_files_normalise(kind, format, tmp_path: Path):
     export(normalised_network(kind), tmp_path / f"n.{format}")  # which compares at several sizes
 

@@ -277,7 +277,7 @@ def unbroken(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[flo
     return losses(fit(recipe_in(scenes, tmp_path_factory.mktemp("unbroken"), **KILLABLE)))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_between_checkpoints_and_typed_again(scenes, tmp_path, unbroken, ranks):
     recipe = recipe_in(scenes, tmp_path, **KILLABLE)
     killed = start(ranks, scenes, tmp_path, die_at=5)

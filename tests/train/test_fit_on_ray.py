@@ -144,6 +144,7 @@ def test_a_cluster_that_is_too_small_says_what_to_change(ray_cluster, scenes, tm
     assert not list(tmp_path.rglob("checkpoints"))
 
 
+@pytest.mark.slow
 def test_a_private_cluster_has_the_cpus_it_needs_and_is_gone_afterwards():
     compute = Compute(num_workers=9, data_cpus=2, cpus_per_worker=0.5).model_dump_json()
     code = (

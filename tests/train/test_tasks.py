@@ -75,7 +75,9 @@ def test_volumes_slice_by_slice(tmp_path):
     assert len(written) == 5 and written[3].endswith("_0003.tif")
 
 
-@pytest.mark.parametrize("kind", ["per_scene", "percentile", "log"])
+@pytest.mark.parametrize(
+    "kind", ["per_scene", *(pytest.param(k, marks=pytest.mark.slow) for k in ("percentile", "log"))]
+)
 def test_ways_to_normalise_learn_and_predict(tmp_path, kind):
     folder = world(tmp_path, scenes=6, size=64, dtype="uint16")
     recipe = recipe_for(folder, **SMALL | LOCAL | {"data.normalise": kind, "train.steps": 40})

@@ -94,6 +94,7 @@ def test_a_search_registers_the_best_of_its_trials_and_leaves_nothing_open(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_trial_that_fails_is_named_and_the_others_go_on(
     ray_cluster: None, mlflow_server: str, tmp_path: Path
 ) -> None:
