@@ -76,7 +76,7 @@ def test_volumes_slice_by_slice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["per_scene", *(pytest.param(k, marks=pytest.mark.slow) for k in ("percentile", "log"))]
+    "kind", ["per_scene", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("percentile", "log"))]
 )
 def test_ways_to_normalise_learn_and_predict(tmp_path, kind):
     folder = world(tmp_path, scenes=6, size=64, dtype="uint16")
