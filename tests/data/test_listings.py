@@ -18,7 +18,7 @@ ROWS = [
     {"id": "b", "image": "s3://bucket/b1.tif; s3://bucket/b2.tif", "label": ""},
 ]
 EXPECTED = [
-    Listed("a", ("/root/x/a.tif",), "/root/y/a.png"),
+    Listed("a", ("/base/x/a.tif",), "/base/y/a.png"),
     Listed("b", ("s3://bucket/b1.tif", "s3://bucket/b2.tif"), None),
 ]
 
@@ -31,7 +31,7 @@ def as_csv(rows):
 def test_csv_and_parquet_tell_the_same_whatever_they_are_called(tmp_path):
     (tmp_path / "one").write_bytes(as_csv(ROWS))
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "two.csv")
-    assert read(str(tmp_path / "one"), "/root") == read(str(tmp_path / "two.csv"), "/root") == EXPECTED
+    assert read(str(tmp_path / "one"), "/base") == read(str(tmp_path / "two.csv"), "/base") == EXPECTED
 
 
 def item(name, **assets):
@@ -81,13 +81,13 @@ def test_stac_items(tmp_path):
 def test_what_is_wrong_is_said(tmp_path, content, message):
     (tmp_path / "list").write_bytes(content)
     with pytest.raises(ManifestError) as caught:
-        read(str(tmp_path / "list"), "/root")
+        read(str(tmp_path / "list"), "/base")
     assert message in str(caught.value)
 
 
 def test_a_list_that_does_not_exist(tmp_path):
     with pytest.raises(ManifestError, match="does not exist"):
-        read(str(tmp_path / "none.csv"), "/root")
+        read(str(tmp_path / "none.csv"), "/base")
 
 
 def test_scenes_of_a_list(tmp_path):

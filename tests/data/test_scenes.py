@@ -169,9 +169,9 @@ def test_parts_of_a_shapefile_are_no_labels(tmp_path):
     pattern=st.sampled_from(["{id}.tif", "x_{id}_y.tif", "d/{id}/{id}_m.tif", "*/{id}.tif"]),
 )
 def test_ids_and_files_find_each_other(ids, pattern):
-    files = [f"/root/{pattern.replace('*', 'q').replace('{id}', i)}" for i in ids]
-    assert pairing.ids_in(files, pattern, "/root") == {i: [f] for i, f in zip(ids, files, strict=True)}
-    assert pairing.files_of(ids, files, pattern, "/root") == {i: [f] for i, f in zip(ids, files, strict=True)}
+    files = [f"/base/{pattern.replace('*', 'q').replace('{id}', i)}" for i in ids]
+    assert pairing.ids_in(files, pattern, "/base") == {i: [f] for i, f in zip(ids, files, strict=True)}
+    assert pairing.files_of(ids, files, pattern, "/base") == {i: [f] for i, f in zip(ids, files, strict=True)}
 
 
 def test_folders_are_scenes_where_the_pattern_ends_with_a_slash(tmp_path):

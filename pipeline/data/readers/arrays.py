@@ -26,7 +26,7 @@ _MAX_HEADER_BYTES: Final = 10_000
 
 
 @dataclass(frozen=True)
-class ArrayReader:
+class ArrayReader(protocol.Told):
     """An array [slices, C, H, W], in memory or mapped.
 
     `change` makes the values that are delivered out of those that are stored, and says which are valid.
@@ -35,36 +35,6 @@ class ArrayReader:
     info: RasterInfo
     array: NDArray[Any]
     change: Callable[[NDArray[Any]], Pixels] | None = None
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return self.info.grid.height
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return self.info.grid.width
-
-    @property
-    def slices(self) -> int:
-        """Of a volume."""
-        return self.info.slices
-
-    @property
-    def num_bands(self) -> int:
-        """Bands."""
-        return len(self.info.bands)
-
-    @property
-    def dtype(self) -> str:
-        """As delivered."""
-        return self.info.dtype
-
-    @property
-    def grid(self) -> Grid:
-        """Where pixels lie."""
-        return self.info.grid
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """A copy of the window."""

@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DicomReader:
+class DicomReader(protocol.Told):
     """A series. The frame read last is kept, for the next window of it."""
 
     uri: str
@@ -46,34 +46,9 @@ class DicomReader:
     _last: dict[int, NDArray[Any]] = field(default_factory=dict)
 
     @property
-    def height(self) -> int:
-        """Rows."""
-        return self.info.grid.height
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return self.info.grid.width
-
-    @property
     def slices(self) -> int:
         """Of all files."""
         return len(self.frames)
-
-    @property
-    def num_bands(self) -> int:
-        """1, or 3 of colours."""
-        return len(self.info.bands)
-
-    @property
-    def dtype(self) -> str:
-        """Of the measured values."""
-        return self.info.dtype
-
-    @property
-    def grid(self) -> Grid:
-        """Where pixels lie."""
-        return self.info.grid
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Measured values, and what is no padding."""

@@ -72,6 +72,42 @@ class Reader(Protocol):
         """Release the file."""
 
 
+class Told:
+    """What `info` says by itself, of readers that have it from the beginning."""
+
+    info: RasterInfo
+
+    @property
+    def height(self) -> int:
+        """Rows of the finest level."""
+        return self.info.grid.height
+
+    @property
+    def width(self) -> int:
+        """Columns of the finest level."""
+        return self.info.grid.width
+
+    @property
+    def slices(self) -> int:
+        """Slices of a volume; 1 of everything else."""
+        return self.info.slices
+
+    @property
+    def num_bands(self) -> int:
+        """Bands, alpha left out."""
+        return len(self.info.bands)
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the values as delivered."""
+        return self.info.dtype
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels of the finest level lie."""
+        return self.info.grid
+
+
 def library(name: str, *, extra: str, uri: str) -> Any:
     """An optional library.
 

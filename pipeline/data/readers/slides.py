@@ -41,7 +41,7 @@ def is_slide(description: str, software: str) -> bool:
 
 
 @dataclass(frozen=True)
-class SlideReader:
+class SlideReader(protocol.Told):
     """An open slide. Tiles decoded last are kept, for the next window."""
 
     uri: str
@@ -50,36 +50,6 @@ class SlideReader:
     info: RasterInfo
     palette: NDArray[np.uint8] | None
     _kept: OrderedDict[tuple[int, int, int], NDArray[Any] | None] = field(default_factory=OrderedDict)
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return self.info.grid.height
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return self.info.grid.width
-
-    @property
-    def slices(self) -> int:
-        """Focal planes."""
-        return self.info.slices
-
-    @property
-    def num_bands(self) -> int:
-        """Without alpha."""
-        return len(self.info.bands)
-
-    @property
-    def dtype(self) -> str:
-        """As delivered."""
-        return self.info.dtype
-
-    @property
-    def grid(self) -> Grid:
-        """In micrometres where the file says so."""
-        return self.info.grid
 
     def close(self) -> None:
         """Close the file."""

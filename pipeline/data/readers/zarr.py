@@ -32,7 +32,7 @@ _NAMES: Final = {"band": "c", "channel": "c", "bands": "c", "time": "t", "lat": 
 
 
 @dataclass(frozen=True)
-class ZarrReader:
+class ZarrReader(protocol.Told):
     """Arrays of the same axes, finest first; axes are letters of t, c, z, y, x."""
 
     uri: str
@@ -40,36 +40,6 @@ class ZarrReader:
     axes: str
     info: RasterInfo
     fill: float | None
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return self.info.grid.height
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return self.info.grid.width
-
-    @property
-    def slices(self) -> int:
-        """Length of the axis z."""
-        return self.info.slices
-
-    @property
-    def num_bands(self) -> int:
-        """Length of the axis c."""
-        return len(self.info.bands)
-
-    @property
-    def dtype(self) -> str:
-        """Of all levels."""
-        return self.info.dtype
-
-    @property
-    def grid(self) -> Grid:
-        """In micrometres where the file says so."""
-        return self.info.grid
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Values as delivered; not a number and the declared `_FillValue` are invalid."""
