@@ -38,12 +38,11 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
 
 
 def _prepare(options: Namespace) -> Result:
-    from pipeline.data import indexing, prepare, shards_advice
+    from pipeline.data import indexing, prepare
 
     recipe = _recipe(options)
     manifest = indexing.current(recipe)
-    uri = prepare.place(recipe, manifest, options.split)
-    advice = shards_advice.advise(recipe, manifest, uri, split=options.split)
+    advice = prepare.advise(recipe, manifest, split=options.split)
     record: dict[str, Any] = {"advice": asdict(advice) | {"pays": advice.pays, "epochs_until": advice.epochs_until}}
     if options.advise:
         return record, advice.text(), 0

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline import metrics
-from pipeline.data import chips
+from pipeline.data import cutting, scene_values
 from pipeline.data.classes import Classes
-from pipeline.data.cutting import reader_of
 from pipeline.data.normalise import Normalisation
-from pipeline.data.scene_values import Read
+from pipeline.data.scene_values import SceneValues
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
 from pipeline.recipe import Data
@@ -68,16 +67,20 @@ class Validation:
                 yield pending.popleft().result()
 
     def _cut(self, scene: Scene, window: Window) -> Chip:
-        image, mask = chips.cut(
-            scene, window, self.classes, nodata=self.data.nodata, fill=self.normalisation.fill, data=self.data
-        )
-        if self.normalisation.by_scene:
-            image, _ = self._readers[scene.id](window)
-        return image, mask
+        cut = cutting.read(scene, window, self.classes, nodata=self.data.nodata, data=self.data)
+        if not self.normalisation.by_scene:
+            return cut.finished(self.normalisation.fill)
+        if scene.id not in self._values:
+            read = cutting.reader_of(scene, self.data)
+            self._values[scene.id] = scene_values.measure(read, scene.height, scene.width, scene.slices)
+        values = self._values[scene.id]
+        image, mask = cut.finished(values.fill)
+        return values.apply(image), mask
 
     @cached_property
-    def _readers(self) -> dict[str, Read]:
-        return {scene.id: reader_of(scene, self.data, self.normalisation) for scene in self.scenes}
+    def _values(self) -> dict[str, SceneValues]:
+        """By scene; measured when it is first read."""
+        return {}
 
 
 def windows(scenes: Sequence[Scene], size: int) -> Iterator[tuple[Scene, Window]]:
