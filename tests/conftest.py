@@ -27,4 +27,4 @@ for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RANK", "WORLD_SIZE", "LOCAL_
 for name in [n for n in os.environ if n.startswith("AWS_") and n != "AWS_EC2_METADATA_DISABLED"]:
     del os.environ[name]
 
-pytest_plugins = ["tests.ray_cluster", "tests.servers"]
+pytest_plugins = ["tests.bad_line", "tests.ray_cluster", "tests.servers"]

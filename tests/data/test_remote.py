@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,24 +19,10 @@ from pipeline.errors import SceneError, StorageError
 from pipeline.recipe.data import Reading
 from pipeline.recipe.storage import Storage
 from tests.factory import NODATA, TRANSFORM, UTM, make_pixels, write_raster
-from tests.proxy import Remote, proxied
+from tests.proxy import Remote
 from tests.servers import S3
 
 WINDOW = Window(70, 50, 200, 180)
-
-
-@pytest.fixture(scope="module")
-def proxy_process(s3_process: S3) -> Iterator[Remote]:
-    with proxied(s3_process.endpoint.removeprefix("http://")) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxy(s3_server: S3, proxy_process: Remote, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    proxy_process.set(clear=1, throttle=0, reset=0, cut=0, hang=0, latency_s=0, only="")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy_process.url)
-    yield proxy_process
-    store.configure(Storage())
 
 
 def make(folder: Path, name: str = "a", **options: object) -> tuple[Path, np.ndarray]:
