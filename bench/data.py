@@ -204,18 +204,18 @@ def locality(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) 
 
 def shards(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Row]:
     """Prepared shards: windows alone, and the whole feed."""
-    from pipeline.data import shards_write
-    from pipeline.data.shards import Layout
-    from pipeline.data.shards_read import Shards
+    from pipeline.data.shards import writing
+    from pipeline.data.shards.layout import Layout
+    from pipeline.data.shards.reading import Shards
 
     began, cpu, place = time.perf_counter(), cpu_seconds(), folder / f"shards-{kind.dtype}"
     # Links to two files: as many shards would only fill the disk.
     twice = tuple(plan.scenes[:2])
-    job = shards_write.Job(twice, plan.classes, plan.data, plan.digest)
-    size = shards_write.write_alone(job, str(place / "00000.shard"))
+    job = writing.Job(twice, plan.classes, plan.data, plan.digest)
+    size = writing.write_alone(job, str(place / "00000.shard"))
     pixels = sum(s.height * s.width for s in twice)
     prepared = (time.perf_counter() - began, spent(cpu))
-    layout = Layout(plan.digest, kind.dtype, kind.bands, 0, ("00000.shard",), (size,), shards_write.placed([twice]))
+    layout = Layout(plan.digest, kind.dtype, kind.bands, 0, ("00000.shard",), (size,), writing.placed([twice]))
     (place / "shards.json").write_bytes(layout.to_bytes())
     ours = replace(plan, scenes=twice, shards=str(place))
     warm(ours, options)

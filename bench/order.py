@@ -19,10 +19,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.data.classes import IGNORE
-from pipeline.data.order import Order
-from pipeline.data.presence_build import build
-from pipeline.data.presence_file import to_bytes
-from pipeline.data.sampling import Worst
+from pipeline.data.sampling.order import Order
+from pipeline.data.sampling.positions import Worst
+from pipeline.data.sampling.presence_build import build
+from pipeline.data.sampling.presence_file import to_bytes
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
 from pipeline.recipe.sampling import Balanced, GridSampling, Hard, Locality, Sampling, Uniform

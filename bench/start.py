@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pipeline
-from pipeline.data.statistics import cached
+from pipeline.data.statistics.measuring import cached
 from pipeline.data.synthetic import make_world
 
 ROOT = Path(__file__).parent.parent

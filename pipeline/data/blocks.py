@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from pipeline.data.batches import numbers_of
-from pipeline.data.order import Order
 from pipeline.data.quarantine import Replaced
+from pipeline.data.sampling.order import Order
 from pipeline.world import World
 
 if TYPE_CHECKING:

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import augmentation, cutting, quarantine
-from pipeline.data.augmentation import Augmentation
+from pipeline.data import cutting, quarantine
+from pipeline.data.augmentation import augment
+from pipeline.data.augmentation.augment import Augmentation
 from pipeline.data.classes import Classes
 from pipeline.data.cutting import Cut
-from pipeline.data.moments import Statistics
-from pipeline.data.normalise import Normalisation
-from pipeline.data.order import ChipRef, Order, words
-from pipeline.data.presence import Presence
 from pipeline.data.quarantine import Replaced
 from pipeline.data.reads import Reads, Wanted
-from pipeline.data.sampling import Worst, worst_windows
+from pipeline.data.sampling.order import ChipRef, Order, words
+from pipeline.data.sampling.positions import Worst, worst_windows
+from pipeline.data.sampling.presence import Presence
 from pipeline.data.scenes import Scene
+from pipeline.data.statistics.moments import Statistics
+from pipeline.data.statistics.normalise import Normalisation
 from pipeline.data.windows import Window
 from pipeline.errors import DataError, SceneError
 from pipeline.recipe import Data
@@ -119,7 +120,7 @@ class Plan:
             RecipeError: an augmentation does not exist or cannot be applied to such chips; all are named.
         """
         shape = (len(manifest.bands), data.sampling.size, data.sampling.size)
-        augmentation.check(data.augment, example=_example(statistics, shape, manifest.dtype))
+        augment.check(data.augment, example=_example(statistics, shape, manifest.dtype))
         scenes = manifest.split(split)
         hard = data.sampling if isinstance(data.sampling, Hard) else None
         return cls(
@@ -156,7 +157,7 @@ class Plan:
 
     @cached_property
     def _margin(self) -> int:
-        return augmentation.margin(self.data.augment, self.data.sampling.size)
+        return augment.margin(self.data.augment, self.data.sampling.size)
 
     @cached_property
     def _reads(self) -> Reads:

@@ -38,10 +38,11 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
 
 
 def _prepare(options: Namespace) -> Result:
-    from pipeline.data import indexing, prepare
+    from pipeline.data.indexing import build
+    from pipeline.data.shards import prepare
 
     recipe = _recipe(options)
-    manifest = indexing.current(recipe)
+    manifest = build.current(recipe)
     advice = prepare.advise(recipe, manifest, split=options.split)
     record: dict[str, Any] = {"advice": asdict(advice) | {"pays": advice.pays, "epochs_until": advice.epochs_until}}
     if options.advise:

@@ -10,12 +10,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import labels, rasters, scene_values
+from pipeline.data import labels, rasters
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.moments import representable
-from pipeline.data.normalise import Normalisation
-from pipeline.data.scene_values import Read
 from pipeline.data.scenes import Scene
+from pipeline.data.statistics import scene_values
+from pipeline.data.statistics.moments import representable
+from pipeline.data.statistics.normalise import Normalisation
+from pipeline.data.statistics.scene_values import Read
 from pipeline.data.windows import Window
 from pipeline.recipe import Data
 from pipeline.recipe.data import Reading

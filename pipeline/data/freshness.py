@@ -12,8 +12,8 @@ from hashlib import blake2b
 from typing import Final
 
 from pipeline import store
-from pipeline.data import inspection
 from pipeline.data.classes import Classes
+from pipeline.data.indexing import inspection
 from pipeline.data.scenes import Found, Scene
 from pipeline.errors import SceneError
 from pipeline.recipe import Data

@@ -17,7 +17,7 @@ from pipeline import store
 from pipeline.data import scenes
 from pipeline.data.classes import Classes
 from pipeline.data.scenes import BETWEEN, Scene
-from pipeline.data.splits import SPLITS
+from pipeline.data.splits.dividing import SPLITS
 from pipeline.errors import ManifestError
 
 MANIFEST_VERSION: Final = 2

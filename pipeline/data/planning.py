@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.data import cutting, normalise, prepare, presence, presence_build
+from pipeline.data import cutting
 from pipeline.data.chips import Plan
 from pipeline.data.manifest import Manifest
-from pipeline.data.moments import Statistics
-from pipeline.data.normalise import Normalisation
-from pipeline.data.presence import Presence
+from pipeline.data.sampling import presence, presence_build
+from pipeline.data.sampling.presence import Presence
 from pipeline.data.scenes import Scene
+from pipeline.data.shards import prepare
+from pipeline.data.statistics import normalise
+from pipeline.data.statistics.moments import Statistics
+from pipeline.data.statistics.normalise import Normalisation
 from pipeline.data.windows import Window
 from pipeline.log import Advance
 from pipeline.recipe import Recipe

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import store
-from pipeline.data import pictures, statistics
+from pipeline.data import pictures
 from pipeline.data.chips import Plan
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.indexing import current
-from pipeline.data.moments import representable
+from pipeline.data.indexing.build import current
 from pipeline.data.planning import plan_of
+from pipeline.data.statistics import measuring
+from pipeline.data.statistics.moments import representable
 from pipeline.recipe import Recipe
 
 _SIDE: Final = 256
@@ -57,7 +58,7 @@ def write(recipe: Recipe, out: str, *, chips: int = 24, plan: Plan | None = None
         DataError, RecipeError: as in training.
     """
     manifest = current(recipe)
-    plan = plan or plan_of(recipe, manifest, statistics.cached(recipe, manifest))
+    plan = plan or plan_of(recipe, manifest, measuring.cached(recipe, manifest))
     sheet = sheet_of(plan, manifest.bands, range(max(1, chips)), title=recipe.name)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)

@@ -10,12 +10,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import cutting, freshness, rasters, scene_values, together
+from pipeline.data import cutting, freshness, rasters, together
 from pipeline.data.classes import Classes
 from pipeline.data.cutting import Cut
-from pipeline.data.scene_values import SceneValues
 from pipeline.data.scenes import Scene
-from pipeline.data.shards_read import Shards
+from pipeline.data.shards.reading import Shards
+from pipeline.data.statistics import scene_values
+from pipeline.data.statistics.scene_values import SceneValues
 from pipeline.data.windows import Window
 from pipeline.errors import DataError
 from pipeline.recipe import Data

@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from pipeline import store
-from pipeline.data import listings, pairing
 from pipeline.data.grids import Grid
+from pipeline.data.indexing import listings, pairing
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
 

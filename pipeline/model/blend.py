@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.classes import IGNORE
-from pipeline.data.moments import representable
+from pipeline.data.statistics.moments import representable
 from pipeline.data.windows import Window, cover
 from pipeline.metrics import Task, predict_classes
 from pipeline.recipe import Predict

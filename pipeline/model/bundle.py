@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from pipeline import store
 from pipeline.data.classes import Classes
-from pipeline.data.moments import Statistics
-from pipeline.data.normalise import Normalisation, plain
+from pipeline.data.statistics.moments import Statistics
+from pipeline.data.statistics.normalise import Normalisation, plain
 from pipeline.errors import BundleError, StorageError
 from pipeline.metrics import Task
 from pipeline.model import optimise

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import store
-from pipeline.data.normalise import Normalisation
+from pipeline.data.statistics.normalise import Normalisation
 from pipeline.errors import BundleError, StorageError
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import WEIGHTS, _program, _sha256

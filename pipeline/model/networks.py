@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import config
-from pipeline.data.normalise import Normalisation
+from pipeline.data.statistics.normalise import Normalisation
 from pipeline.errors import RecipeError, SceneError
 from pipeline.model.decoders import (
     deeplab,

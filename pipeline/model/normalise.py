@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.normalise import Normalisation
+from pipeline.data.statistics.normalise import Normalisation
 
 
 class Normalise(nn.Module):

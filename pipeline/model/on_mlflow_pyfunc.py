@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.data import scene_values
+from pipeline.data.statistics import scene_values
 from pipeline.metrics import predict_classes
 from pipeline.model import bundle
 

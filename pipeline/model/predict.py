@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import config, store
-from pipeline.data import rasters, scene_values
+from pipeline.data import rasters
 from pipeline.data.classes import IGNORE
 from pipeline.data.rasters import RasterInfo, Writer
-from pipeline.data.scene_values import Read
+from pipeline.data.statistics import scene_values
+from pipeline.data.statistics.scene_values import Read
 from pipeline.data.windows import Window
 from pipeline.errors import OutputExists, SceneError
 from pipeline.log import Advance

@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline import config as configs
 from pipeline import store
 from pipeline.data.classes import Classes, default_color
-from pipeline.data.moments import Statistics
+from pipeline.data.statistics.moments import Statistics
 from pipeline.errors import BundleError, RecipeError
 from pipeline.model import bundle as bundles
 from pipeline.model import smp_families as families

@@ -24,7 +24,7 @@ from pipeline import metrics, store
 from pipeline.data import labels
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.cutting import pixels, reader_of
-from pipeline.data.indexing import current
+from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
 from pipeline.data.scenes import Scene, some
 from pipeline.data.windows import Window

@@ -20,10 +20,10 @@ from typing import Any
 from torch import distributed as dist
 
 from pipeline import log, store
-from pipeline.data import statistics
-from pipeline.data.indexing import current
+from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
 from pipeline.data.planning import plan_of
+from pipeline.data.statistics import measuring
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
@@ -139,7 +139,7 @@ def _open(
         manifest = manifest or current(recipe)
         run_uri = run_uri_of(recipe, manifest)
         _make_room(run_uri, overwrite)
-        moments = statistics.cached(recipe, manifest)
+        moments = measuring.cached(recipe, manifest)
         plan_of(recipe, manifest, moments)
         stated = on_mlflow.without_secrets(recipe.model_dump(mode="json"))
         manifest.write(store.join(run_uri, MANIFEST))

@@ -27,9 +27,9 @@ from pipeline import log, store
 from pipeline.data import quarantine
 from pipeline.data.batches import Batch
 from pipeline.data.manifest import Manifest
-from pipeline.data.moments import Statistics
 from pipeline.data.on_ray import dataset, execution_options, ray_batches, unwrap
 from pipeline.data.planning import plan_of
+from pipeline.data.statistics.moments import Statistics
 from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.recipe import Compute, Recipe
 from pipeline.train import checkpoint

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pipeline import store
-from pipeline.data.indexing import current
+from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
 from pipeline.data.scenes import some
 from pipeline.errors import BundleError, ManifestError, SceneError, StorageError, TrackingError

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline import metrics
-from pipeline.data import cutting, scene_values
+from pipeline.data import cutting
 from pipeline.data.classes import Classes
-from pipeline.data.normalise import Normalisation
-from pipeline.data.scene_values import SceneValues
 from pipeline.data.scenes import Scene
+from pipeline.data.statistics import scene_values
+from pipeline.data.statistics.normalise import Normalisation
+from pipeline.data.statistics.scene_values import SceneValues
 from pipeline.data.windows import Window
 from pipeline.recipe import Data
 from pipeline.world import World

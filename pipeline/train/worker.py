@@ -15,12 +15,12 @@ import torch
 from torch import distributed as dist
 
 from pipeline import store
-from pipeline.data import normalise
 from pipeline.data.batches import Batch, local_batches
 from pipeline.data.manifest import Manifest
-from pipeline.data.moments import Statistics
-from pipeline.data.normalise import Normalisation
 from pipeline.data.planning import normalisation_of, plan_of
+from pipeline.data.statistics import normalise
+from pipeline.data.statistics.moments import Statistics
+from pipeline.data.statistics.normalise import Normalisation
 from pipeline.errors import RecipeError
 from pipeline.model import bundle, losses, networks
 from pipeline.model.device import device_of

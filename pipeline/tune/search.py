@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import store
-from pipeline.data import statistics
-from pipeline.data.indexing import current
+from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
+from pipeline.data.statistics import measuring
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.log import Advance
 from pipeline.model import bundle
@@ -106,7 +106,7 @@ def _open(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
 
 def _statistics(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What `fit` looks for under `compute.output`, and where: read once, it serves all trials."""
-    statistics.cached(recipe, manifest)
+    measuring.cached(recipe, manifest)
     path = store.join(recipe.name, "statistics", f"{manifest.digest[:12]}.json")
     return {"path": path, "entry": store.read_json(store.join(recipe.compute.output, path))}
 

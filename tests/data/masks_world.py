@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.classes import IGNORE
-from pipeline.data.presence import Presence
-from pipeline.data.presence_build import build
+from pipeline.data.sampling.presence import Presence
+from pipeline.data.sampling.presence_build import build
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
 

@@ -12,7 +12,7 @@ import rasterio
 from pipeline.data.chips import Plan, cut
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.manifest import Manifest
-from pipeline.data.moments import Statistics
+from pipeline.data.statistics.moments import Statistics
 from pipeline.data.windows import Window
 from pipeline.errors import LabelError, ManifestError, RecipeError, SceneError
 from tests.data.feed_world import AUGMENT, FILL, plan, scene, section

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import freshness
-from pipeline.data.indexing import index
+from pipeline.data.indexing.build import index
 from pipeline.errors import SceneError
 from tests.factory import make_pixels, make_scene, recipe_for, write_raster
 

@@ -9,9 +9,10 @@ import pytest
 
 from pipeline import recipe as recipes
 from pipeline import store
-from pipeline.data import rasters, statistics
-from pipeline.data.indexing import current, index
+from pipeline.data import rasters
+from pipeline.data.indexing.build import current, index
 from pipeline.data.manifest import Manifest
+from pipeline.data.statistics import measuring
 from pipeline.data.windows import Window
 from pipeline.errors import LabelError, ManifestError, OutputExists, SceneError
 from tests.factory import TRANSFORM, make_pixels, make_scene, recipe_for, world, write_raster
@@ -344,7 +345,7 @@ def test_scenes_in_a_bucket_are_the_same_data(folder, s3_server):
     remote = index(recipe)
     assert remote.digest == local.digest and remote.scenes[0].image == f"{uri}/images/s0.tif"
     assert current(recipe) == remote
-    assert statistics.cached(recipe, remote) == statistics.compute(local, recipe.data)
+    assert measuring.cached(recipe, remote) == measuring.compute(local, recipe.data)
     assert store.exists(f"{uri}/runs/tiny/statistics/{local.digest[:12]}.json")
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import preview, statistics
+from pipeline.data import preview
 from pipeline.data.chips import Plan
-from pipeline.data.indexing import current
+from pipeline.data.indexing.build import current
+from pipeline.data.statistics import measuring
 from tests.factory import recipe_for, world
 
 
@@ -42,7 +43,7 @@ def test_chips_are_those_of_training(folder):
     """Bright discs are class 1: under its colour the picture is bright, and outlines are drawn in it."""
     recipe = recipe_for(folder, **{"data.augment": ["D4"], "data.sampling.size": 64})
     manifest = current(recipe)
-    plan = Plan.of(manifest, statistics.compute(manifest, recipe.data), recipe.data, recipe.seed)
+    plan = Plan.of(manifest, measuring.compute(manifest, recipe.data), recipe.data, recipe.seed)
     sheet = np.asarray(preview.sheet_of(plan, manifest.bands, [5]))
     color = plan.classes.colors[1]
     mask = plan.chip(5)[1]

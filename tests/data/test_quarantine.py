@@ -14,7 +14,7 @@ import pytest
 from pipeline.data import freshness
 from pipeline.data.batches import Batch, local_batches
 from pipeline.data.chips import Plan
-from pipeline.data.inspection import look_at
+from pipeline.data.indexing.inspection import look_at
 from pipeline.data.quarantine import Replaced, Tally
 from pipeline.data.scenes import Found
 from pipeline.data.windows import Window

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data import pairing
+from pipeline.data.indexing import pairing
 from pipeline.data.scenes import Found, find
 from pipeline.errors import ManifestError
 from tests.factory import make_scene, recipe_for

@@ -13,10 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import indexing, rasters, statistics
+from pipeline.data import rasters
 from pipeline.data.chips import Plan, cut
 from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.indexing import build
 from pipeline.data.scenes import Scene
+from pipeline.data.statistics import measuring
 from pipeline.data.windows import Window
 from pipeline.metrics import confusion, predict_classes
 from pipeline.model.blend import stream
@@ -87,8 +89,8 @@ def results(folder: Path, kind: str) -> dict[str, Any]:
     """All that is computed from a world: statistics, chips, a step of training, scores and a prediction."""
     torch.manual_seed(0)
     recipe = recipe_of(folder, kind)
-    manifest = indexing.index(recipe)
-    found = statistics.compute(manifest, recipe.data)
+    manifest = build.index(recipe)
+    found = measuring.compute(manifest, recipe.data)
     # The files do differ, and with them the version of the data, which decides which windows are drawn.
     plan = replace(Plan.of(manifest, found, recipe.data, 0), digest="the same")
     images, masks = plan.stack(range(4))
@@ -198,7 +200,7 @@ def test_pixels_beyond_a_part_of_a_file_are_as_hidden_as_nodata(tmp_path: Path) 
 
 def test_statistics_are_those_of_the_valid_pixels(tmp_path: Path) -> None:
     recipe = recipe_of(write_world(tmp_path, "mask band", 1), "mask band")
-    found = statistics.compute(indexing.index(recipe), recipe.data)
+    found = measuring.compute(build.index(recipe), recipe.data)
     values = []
     for number in range(2):
         with rasterio.open(tmp_path / "images" / f"s{number}.tif") as dataset:
@@ -211,8 +213,8 @@ def test_statistics_are_those_of_the_valid_pixels(tmp_path: Path) -> None:
 
 def test_ignored_pixels_have_no_gradient_and_no_score(tmp_path: Path) -> None:
     recipe = recipe_of(write_world(tmp_path, "nodata", 1), "nodata")
-    manifest = indexing.index(recipe)
-    plan = Plan.of(manifest, statistics.compute(manifest, recipe.data), recipe.data, 0)
+    manifest = build.index(recipe)
+    plan = Plan.of(manifest, measuring.compute(manifest, recipe.data), recipe.data, 0)
     _, masks = plan.stack(range(4))
     mask = torch.from_numpy(masks)
     logits = torch.randn(4, 2, 48, 48, requires_grad=True)
@@ -229,8 +231,8 @@ def test_ignored_pixels_have_no_gradient_and_no_score(tmp_path: Path) -> None:
 
 def test_padding_is_invalid_whatever_the_size_of_a_chip(tmp_path: Path) -> None:
     recipe = recipe_for(write_world(tmp_path, "nodata", 1), **{"data.sampling.size": 96})
-    manifest = indexing.index(recipe)
-    found = statistics.compute(manifest, recipe.data)
+    manifest = build.index(recipe)
+    found = measuring.compute(manifest, recipe.data)
     images, masks = Plan.of(manifest, found, recipe.data, 0).stack([0])
     inside = masks[0] != IGNORE
     assert inside.sum() == SIZE * SIZE - 36 * 20

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.data.classes import Classes
-from pipeline.data.moments import Statistics
+from pipeline.data.statistics.moments import Statistics
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.networks import build

@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from pipeline.data import normalise
-from pipeline.data.moments import Statistics
+from pipeline.data.statistics import normalise
+from pipeline.data.statistics.moments import Statistics
 from pipeline.errors import SceneError
 from pipeline.model import bundle as bundles
 from pipeline.model.export import export

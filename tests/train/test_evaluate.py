@@ -12,10 +12,10 @@ import torch
 
 from pipeline import metrics
 from pipeline.data.classes import IGNORE
-from pipeline.data.indexing import index
+from pipeline.data.indexing.build import index
 from pipeline.data.manifest import Manifest
-from pipeline.data.moments import Statistics
 from pipeline.data.scenes import Scene
+from pipeline.data.statistics.moments import Statistics
 from pipeline.data.windows import starts
 from pipeline.errors import BundleError, ManifestError, OutputExists, SceneError
 from pipeline.model import bundle as bundles

@@ -13,7 +13,7 @@ import torch
 
 from pipeline import log, store
 from pipeline import recipe as recipes
-from pipeline.data.indexing import current
+from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
 from pipeline.errors import ManifestError, OutputExists, RecipeError, TrackingError
 from pipeline.model import bundle

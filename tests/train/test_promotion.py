@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.data.indexing import index
+from pipeline.data.indexing.build import index
 from pipeline.data.manifest import Manifest
 from pipeline.errors import BundleError, SceneError
 from pipeline.model.bundle import Bundle

@@ -10,7 +10,7 @@ from pipeline.data.doctor import signals
 from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Entry, Finding, counted
 from pipeline.data.doctor.signals import Shift
-from pipeline.data.splits import SPLITS
+from pipeline.data.splits.dividing import SPLITS
 from pipeline.recipe.losses import CrossEntropy
 
 _SHOWN_CODES: Final = 8

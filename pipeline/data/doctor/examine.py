@@ -36,7 +36,7 @@ from pipeline.data.doctor.records import (
     SceneRow,
     in_order,
 )
-from pipeline.data.splits import SPLITS
+from pipeline.data.splits.dividing import SPLITS
 from pipeline.log import Advance
 from pipeline.recipe import Recipe
 

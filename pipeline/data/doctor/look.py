@@ -21,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.data import gdal, inspection, labels, rasters, scenes, splits
+from pipeline.data import gdal, labels, rasters, scenes
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.doctor.records import Entry, Patch, Tally, Thumbnail
 from pipeline.data.doctor.threads import in_threads
 from pipeline.data.grids import Grid
+from pipeline.data.indexing import inspection
 from pipeline.data.labels import vectors
 from pipeline.data.scenes import Found, Scene
+from pipeline.data.splits import dividing
 from pipeline.data.windows import Window
 from pipeline.errors import PipelineError
 from pipeline.recipe import Data
@@ -61,10 +63,10 @@ def entries(data: Data, advance: Callable[[int, int], None]) -> tuple[list[Entry
                 replace(
                     opened[p.scene], id=p.id, split=p.split, group=p.group, origin=p.origin, size=(p.height, p.width)
                 )
-                for p in splits.divide(grids, data)
+                for p in dividing.divide(grids, data)
             ]
         else:
-            given = splits.assign([f.id for f in found], data)
+            given = dividing.assign([f.id for f in found], data)
             return [replace(e, split=given[e.id][0], group=given[e.id][1]) for e in opened.values()], []
     except PipelineError as error:
         return list(opened.values()), [told(error)]
@@ -218,9 +220,9 @@ def scene(entry: Entry) -> Scene:
     )
 
 
-def overlaps(of: Sequence[Entry], stamps: Mapping[str, str]) -> list[splits.Overlap]:
+def overlaps(of: Sequence[Entry], stamps: Mapping[str, str]) -> list[dividing.Overlap]:
     """Scenes of different splits that share ground or all of their content."""
-    return splits.overlaps(
+    return dividing.overlaps(
         [replace(scene(e), stamp=stamps.get(e.id, "")) for e in of if e.info is not None and e.split]
     )
 

@@ -1,0 +1,1 @@
+"""Indexing: from what lies in folders, tables and catalogues to a manifest."""

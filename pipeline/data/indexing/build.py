@@ -1,0 +1,240 @@
+"""Making the manifest: scenes are found, looked at unless that was done before, and divided into splits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from pipeline import store
+from pipeline.data import freshness, labels, scenes
+from pipeline.data.classes import Classes
+from pipeline.data.grids import RasterInfo
+from pipeline.data.indexing import inspection
+from pipeline.data.indexing.inspection import Look
+from pipeline.data.manifest import Manifest
+from pipeline.data.scenes import Found, Scene, some
+from pipeline.data.splits import dividing
+from pipeline.data.splits.dividing import ScenePart
+from pipeline.errors import DataError, ManifestError, PipelineError
+from pipeline.log import Advance
+from pipeline.recipe import Recipe
+from pipeline.recipe.data import Quarantine
+from pipeline.recipe.sampling import BlocksSplit
+
+logger = logging.getLogger(__name__)
+
+# Changing these does not change what the manifest says; changing the others but these and the split means that every
+# scene must be looked at again.
+_NOT_INDEXED: Final = ("root", "augment", "sampling", "normalise", "statistics_pixels", "on_error")
+_POINTER: Final = "manifest.json"
+
+
+def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
+    """Look at all scenes and write the manifest to <output>/<name>/manifests/, unless it is there already.
+
+    Headers, the first, middle and last block of every image, and the whole of every label are read. Scenes whose
+    files are those of the last manifest (size and date, or ETag) are not read again. What was added, removed and
+    changed since is said in the log.
+
+    Args:
+        recipe: its data section says where the scenes are and what their labels mean.
+        progress: is called with the number of scenes done and of all scenes.
+
+    Raises:
+        ManifestError, SceneError, LabelError: everything that is wrong with the scenes, at once.
+    """
+    store.configure(recipe.compute.storage)
+    data = recipe.data
+    classes = Classes.from_section(data)
+    found = scenes.find(data)
+    before = _before(recipe)
+    seen = _seen(found)
+    known = _known(before, found, seen)
+    looks = _remembered(before, known)
+    looks |= inspection.look_at_all([f for f in found if f.id not in known], classes, data, progress)
+    found, quarantined, problems = _sorted_out(found, looks, data.on_error)
+    infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
+    assigned: dict[str, tuple[str, str]] = {}
+    by_blocks = isinstance(data.split, BlocksSplit)
+    if not by_blocks:  # needs no file to be readable: what is wrong with it is said along with the rest
+        try:
+            assigned = dividing.assign([f.id for f in found], data)
+        except DataError as error:
+            problems.insert(0, error)
+    problems += inspection.disagreements(infos, data.bands)
+    if problems:
+        raise inspection.all_of(problems)
+    files = {f.id: f for f in found}
+    grids = {i: info.grid for i, info in infos.items()}
+    parts = dividing.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]
+    if not parts:
+        raise ManifestError("the blocks leave nothing of any scene", "choose larger blocks or a smaller buffer")
+    rows = [_scene(part, files[part.scene], infos[part.scene], looks[part.scene], seen, recipe) for part in parts]
+    first = infos[found[0].id]
+    settings = data.model_dump(mode="json")
+    manifest = Manifest.of(rows, data.bands or first.bands, first.dtype, classes, settings, quarantined)
+    _publish(recipe, manifest, before)
+    _tell(recipe, manifest)
+    if before is not None:
+        _tell_changes(before, manifest)
+    return manifest
+
+
+def current(recipe: Recipe) -> Manifest:
+    """The manifest of the last `index`; made now if there is none.
+
+    Raises:
+        ManifestError: the recipe describes other data than were indexed.
+    """
+    pointer = store.join(_home(recipe), _POINTER)
+    try:
+        entry = store.read_json(pointer)
+    except FileNotFoundError:
+        logger.info("no manifest yet: indexing %s", recipe.data.root)
+        return index(recipe)
+    data = recipe.data.model_dump(mode="json")
+    then, now = _indexed(entry["data"]), _indexed(data)
+    changed = sorted(key for key in then | now if then.get(key) != now.get(key))
+    if changed:
+        raise ManifestError(
+            f"the manifest in {pointer} was made with other values of {', '.join('data.' + key for key in changed)}",
+            "run `segpipe index` again",
+        )
+    manifest = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
+    return replace(manifest, data=data)
+
+
+def _before(recipe: Recipe) -> Manifest | None:
+    """The last manifest, if it can be read and its recipe meant the same by the files."""
+    try:
+        entry = store.read_json(store.join(_home(recipe), _POINTER))
+        before = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
+    except (FileNotFoundError, PipelineError, KeyError, TypeError):
+        return None
+    then, now = (_indexed(tree) | {"split": None} for tree in (before.data, recipe.data.model_dump(mode="json")))
+    return before if then == now else None
+
+
+def _seen(found: Sequence[Found]) -> dict[str, str]:
+    """For each scene 16 hex digits of the sizes and dates, or ETags, of its files; "" where one is missing."""
+
+    stamps = freshness.stamps(file for f in found for file in f.files)
+    return {
+        f.id: freshness.digest(stamps[file] for file in f.files) if all(file in stamps for file in f.files) else ""
+        for f in found
+    }
+
+
+def _known(before: Manifest | None, found: Sequence[Found], seen: Mapping[str, str]) -> dict[str, Scene]:
+    """Scenes of the last manifest whose files are the same."""
+    if before is None:
+        return {}
+    rows = {s.id: s for s in before.scenes}
+    return {
+        f.id: row
+        for f in found
+        if (row := rows.get(f.id)) is not None
+        and seen[f.id] == row.seen != ""
+        and (f.image, f.label, f.aoi, (0, 0)) == (row.image, row.label, row.aoi, row.origin)
+    }
+
+
+def _remembered(before: Manifest | None, known: Mapping[str, Scene]) -> dict[str, Look]:
+    """What looking at these scenes again would tell."""
+    if before is None:
+        return {}
+    return {
+        i: Look(RasterInfo(s.grid, before.bands, before.dtype, s.slices), s.stamp, s.class_counts, ())
+        for i, s in known.items()
+    }
+
+
+def _sorted_out(
+    found: Sequence[Found], looks: Mapping[str, Look], on_error: Any
+) -> tuple[list[Found], list[tuple[str, str]], list[DataError]]:
+    """Scenes to use, id and reason of those to leave out, and what is wrong if they must not be left out."""
+    problems = {f.id: looks[f.id].problems for f in found if looks[f.id].problems}
+    if not isinstance(on_error, Quarantine) or len(problems) > on_error.max or len(problems) == len(found):
+        return list(found), [], [problem for of_one in problems.values() for problem in of_one]
+    reasons = [(i, "; ".join(p.message for p in of_one)) for i, of_one in problems.items()]
+    for i, reason in reasons:
+        logger.warning("scene %s is left out: %s", i, reason)
+    return [f for f in found if f.id not in problems], reasons, []
+
+
+def _scene(
+    part: ScenePart, found: Found, info: RasterInfo, look: Look, seen: Mapping[str, str], recipe: Recipe
+) -> Scene:
+    box = (*part.origin, part.height, part.width)
+    grid, counts = info.grid.part(*box), look.class_counts
+    if found.label is not None and (part.height, part.width) != (info.grid.height, info.grid.width):
+        counts = labels.look(found, info, Classes.from_section(recipe.data), recipe.data, part=box).class_counts
+    return Scene(
+        id=part.id,
+        image=found.image,
+        label=found.label,
+        split=part.split,
+        group=part.group,
+        height=grid.height,
+        width=grid.width,
+        crs=grid.crs,
+        transform=grid.transform,
+        stamp=look.stamp,
+        class_counts=counts,
+        slices=info.slices,
+        origin=part.origin,
+        aoi=found.aoi,
+        seen=seen[part.scene],
+    )
+
+
+def _home(recipe: Recipe) -> str:
+    return store.join(recipe.compute.output, recipe.name)
+
+
+def _indexed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a data section that a manifest depends on."""
+    return {key: value for key, value in data.items() if key not in _NOT_INDEXED}
+
+
+def _publish(recipe: Recipe, manifest: Manifest, before: Manifest | None) -> None:
+    """Write the manifest if there is none with this digest, or files were only touched; let the pointer name it."""
+    path = f"manifests/{manifest.digest[:12]}.parquet"
+    uri = store.join(_home(recipe), path)
+    same = store.exists(uri)
+    if not same or (before is not None and before.scenes != manifest.scenes):
+        manifest.write(uri)
+    if same:
+        logger.info("manifest %s: unchanged", manifest.digest[:12])
+    else:
+        logger.info("manifest %s: written to %s", manifest.digest[:12], uri)
+    pointer = {"digest": manifest.digest, "path": path, "data": manifest.data}
+    store.write_json(store.join(_home(recipe), _POINTER), pointer)
+
+
+def _tell(recipe: Recipe, manifest: Manifest) -> None:
+    summary = manifest.summary()
+    counts = ", ".join(f"{split['scenes']} {name}" for name, split in summary["splits"].items() if split["scenes"])
+    shares = ", ".join(f"{name} {share:.1%}" for name, _, share in manifest.shares())
+    logger.info("%d scenes (%s) of %d bands %s", len(manifest.scenes), counts, len(manifest.bands), manifest.dtype)
+    if any(scene.label is not None for scene in manifest.scenes):
+        logger.info("labelled pixels: %s", shares)
+        for name in (name for name, pixels, _ in manifest.shares() if not pixels):
+            logger.warning("no label holds a pixel of class %s: check the values in data.classes", name)
+    for name in {"train", recipe.evaluate.split}:
+        if not summary["splits"][name]["scenes"]:
+            logger.warning("the split %r is empty", name)
+
+
+def _tell_changes(before: Manifest, after: Manifest) -> None:
+    then, now = ({s.id: s for s in m.scenes} for m in (before, after))
+    changes = {
+        "added": sorted(now.keys() - then.keys()),
+        "removed": sorted(then.keys() - now.keys()),
+        "changed": sorted(i for i in now.keys() & then.keys() if now[i].stamp != then[i].stamp),
+        "moved to another split": sorted(i for i in now.keys() & then.keys() if now[i].split != then[i].split),
+    }
+    told = [f"{len(ids)} {what} ({some(ids)})" for what, ids in changes.items() if ids]
+    logger.info("since manifest %s: %s", before.digest[:12], "; ".join(told) or "no scene has changed")

@@ -1,0 +1,1 @@
+"""Sampling: which windows are drawn, and which of them comes when."""

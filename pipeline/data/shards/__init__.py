@@ -1,0 +1,1 @@
+"""Shards: scenes stored once more, for fast reading."""

@@ -1,0 +1,1 @@
+"""Splits: which scenes, or parts of them, train, validate and test."""

@@ -1,0 +1,1 @@
+"""Statistics of the train split, and what networks normalise by."""
