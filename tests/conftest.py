@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 os.environ.update(
     HF_HUB_OFFLINE="1",  # a test that needs a download is wrong
     NO_ALBUMENTATIONS_UPDATE="1",
@@ -28,3 +30,7 @@ for name in [n for n in os.environ if n.startswith("AWS_") and n != "AWS_EC2_MET
     del os.environ[name]
 
 pytest_plugins = ["tests.bad_line", "tests.ray_cluster", "tests.servers"]
+
+# No test is timed: a busy machine may take as long as it needs over an example.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import cutting, quarantine
+from pipeline.data import cutting, quarantine, rasters
 from pipeline.data.augmentation import augment
 from pipeline.data.augmentation.augment import Augmentation
 from pipeline.data.classes import Classes
@@ -211,25 +211,25 @@ class Plan:
         refs = [self.order.chip(number) for number in numbers]
         wanted = [Wanted(place, ref.scene, self._window(ref)) for place, ref in enumerate(refs)]
         replaced = []
-        for place, found in self._reads.many(wanted):
-            ref = refs[place]
-            if isinstance(found, DataError):
-                if not self.tolerated:
-                    raise found
-                replaced.append(Replaced(ref.number, self.scenes[ref.scene].id, ref.window, found.message))
-                scene, found = self._another(ref, found)
-                images[place][:], masks[place][:] = self._made(found, ref, scene)
-            else:
-                images[place][:], masks[place][:] = self._made(found, ref, ref.scene)
+        with rasters.session():
+            for place, found in self._reads.many(wanted):
+                ref, scene = refs[place], refs[place].scene
+                if isinstance(found, DataError):
+                    if not self.tolerated:
+                        raise found
+                    replaced.append(Replaced(ref.number, self.scenes[scene].id, ref.window, found.message))
+                    scene, found = self._another(ref, found)
+                self._make(found, ref, scene, (images[place], masks[place]))
         return replaced
 
-    def _made(self, cut: Cut, ref: ChipRef, scene: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def _make(self, cut: Cut, ref: ChipRef, scene: int, out: tuple[NDArray[Any], NDArray[np.uint8]]) -> None:
         """A chip of what was cut for it, or in its place, from a scene: it is augmented alike."""
         if not self.by_scene:
-            return self._augmentation(*cut.finished(self.fill), ref.epoch, ref.index)
+            self._augmentation(*cut.finished(self.fill), ref.epoch, ref.index, out=out)
+            return
         values = self._reads.values(scene)
         image, mask = self._augmentation(*cut.finished(values.fill), ref.epoch, ref.index, fill=values.fill)
-        return values.apply(image), mask
+        out[0][:], out[1][:] = values.apply(image), mask
 
     def groups(self, numbers: Iterable[int]) -> list[list[int]]:
         """The same numbers by what should be read at once, in the order of their first ones."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -123,13 +124,33 @@ class Classes:
         Raises:
             LabelError: values that no class claims; says which, how many pixels, in which scene.
         """
-        ids = self.ids(label)
-        if valid is not None:
-            ids[~valid] = IGNORE
-        strange = ids == UNKNOWN
-        if strange.any():
+        mask, strange = self.mask(label, np.ones(label.shape[-2:], np.bool_) if valid is None else valid)
+        if strange is not None:
             raise self.refusal(strangers(label, strange), scene)
-        return ids.astype(np.uint8)
+        return mask
+
+    def mask(
+        self, label: NDArray[np.integer[Any]], valid: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """The mask [H, W] of a label ([H, W] or [3, H, W]), IGNORE where it is not valid [H, W] or no class claims its
+        value; and where that is [H, W], None if nowhere."""
+        mask, unknown = self._quickly(label) or (self.ids(label), UNKNOWN)
+        if not valid.all():
+            mask[~valid] = IGNORE
+        strange: NDArray[np.bool_] = mask == unknown
+        if not strange.any():
+            return mask.astype(np.uint8, copy=False), None
+        mask[strange] = IGNORE
+        return mask.astype(np.uint8, copy=False), strange
+
+    def _quickly(self, label: NDArray[np.integer[Any]]) -> tuple[NDArray[np.uint8], int] | None:
+        """As `ids`, of a label of 8 bits in a tenth of the time, with another number for UNKNOWN, which is no class."""
+        if label.ndim != 2 or label.dtype != np.uint8 or self._bytes is None:
+            return None
+        table, same, unknown = self._bytes
+        if int(label.max(initial=0)) < same:
+            return label.astype(np.uint8), unknown  # a copy
+        return cv2.LUT(np.ascontiguousarray(label), table), unknown
 
     def tally(
         self, label: NDArray[np.integer[Any]], valid: NDArray[np.bool_]
@@ -225,6 +246,18 @@ class Classes:
         for low, high, i in zip(lows.tolist(), highs.tolist(), ids.tolist(), strict=True):
             table[low - first : high - first + 1] = i
         return first, table
+
+    @cached_property
+    def _bytes(self) -> tuple[NDArray[np.uint8], int, int] | None:
+        """A mask value for each label value of 8 bits [256]; how many of them, from 0 on, are their own mask values;
+        and what stands for UNKNOWN."""
+        unknown = IGNORE - 1
+        if len(self) > unknown:
+            return None
+        ids = self.ids(np.arange(256))
+        table = np.where(ids == UNKNOWN, unknown, ids).astype(np.uint8)
+        other = np.append(table[:unknown] != np.arange(unknown), True)
+        return table, int(other.argmax()), unknown
 
 
 _Spans = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -28,24 +30,44 @@ _DAMAGED: Final = "the file is damaged or of an unknown format; make or fetch it
 # Scans and microscopy have no coordinates, and that is fine.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
+_inside = threading.local()
+"""What the environment that this thread is in was asked for."""
 
-def environment(*, fast_png: bool = False, uri: str = "", anew: bool = False) -> Any:
+
+@contextmanager
+def environment(*, fast_png: bool = False, uri: str = "", anew: bool = False) -> Iterator[None]:
     """Context manager: GDAL set up for this process, and for the buckets that the store reaches.
+
+    Inside another one that asks for the same, it costs nothing: to set GDAL up takes a third of a millisecond.
 
     Args:
         fast_png: halves the time for a whole PNG, but returns noise for one that was cut off.
         uri: what will be read; of an s3:// URI GDAL gets the same credentials as the rest of the program.
         anew: forget what GDAL remembers of this URI, such as that it was not there.
     """
+    wanted = (fast_png, "" if not uri or store.is_local(uri) else uri, anew)
+    outside = getattr(_inside, "wanted", None)
+    if outside == wanted:
+        yield
+        return
+    _inside.wanted = wanted
+    try:
+        with _fresh_environment(*wanted):
+            yield
+    finally:
+        _inside.wanted = outside
+
+
+def _fresh_environment(fast_png: bool, uri: str, anew: bool) -> rasterio.Env:
     options: dict[str, Any] = dict(store.gdal_env())
     if options["GDAL_CACHEMAX"].isdigit():
         options["GDAL_CACHEMAX"] = int(options["GDAL_CACHEMAX"]) << 20  # rasterio wants bytes
     # Otherwise GDAL fills the rest of a JPEG that was cut off with grey, and says nothing.
     options["GDAL_ERROR_ON_LIBJPEG_WARNING"] = "YES"
     options["GDAL_PNG_WHOLE_IMAGE_OPTIM"] = "YES" if fast_png else "NO"
-    if uri and not store.is_local(uri):
+    if uri:
         options |= _beside(uri, os.getpid())
-    if anew:
+    if uri and anew:
         options["CPL_VSIL_CURL_NON_CACHED"] = store.gdal_path(uri)
     # Without a session rasterio asks boto3 for credentials each time.
     session = _Credentials() if uri.startswith("s3://") else DummySession()
@@ -58,7 +80,8 @@ def _beside(uri: str, _process: int) -> dict[str, str]:
 
     What is more, GDAL takes a mask that it could not fetch for one that does not exist.
     """
-    found = store.beside(uri)
+    # The files that a VRT names are not those beside it.
+    found = None if uri.lower().endswith(".vrt") else store.beside(uri)
     if found is None:
         return {}
     if not found:

@@ -7,7 +7,7 @@ scale, in the few data types that images have. Handles are not safe to share, so
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -40,6 +40,7 @@ __all__ = [
     "read",
     "read_label",
     "read_label_bands",
+    "session",
     "write_cog",
 ]
 
@@ -111,8 +112,10 @@ def read(
 
 def read_label(
     uri: str, window: Window, *, reading: Reading = _DEFAULT, shape: tuple[int, int] | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
     """Read a window of a label: values as delivered [h, w] (of a palette the indices) and validity [h, w].
+
+    Values are of the file's type where that has 8 or 16 bits, otherwise int32.
 
     Invalid is what the file marks as nodata or masks out, and what lies outside the raster. With `shape`, every value
     is that of the nearest pixel of the finest level: overviews of a label may hold mixtures.
@@ -130,7 +133,7 @@ def read_label(
 
 def read_label_bands(
     uri: str, window: Window, *, reading: Reading = _DEFAULT, shape: tuple[int, int] | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
     """As `read_label` for a label of several bands: values [K, h, w] and validity [h, w].
 
     Whole numbers stored as floating point are taken, too; NaN is invalid.
@@ -190,9 +193,9 @@ def _image(uri: str, pixels_valid: Pixels, nodata: float | None) -> Pixels:
 
 def _scaled(uri: str, reader: Reader, window: Window, shape: tuple[int, int], nodata: float | None) -> Pixels:
     sizes = reader.info.levels or ((reader.height, reader.width),)
-    level = scaling.best_level(sizes, window, shape)
-    if level == 0 and window.height * window.width <= scaling.CHUNK_PIXELS:
+    if scaling.of_finest(sizes, window, shape):
         return scaling.resized(*_image(uri, scaling.padded(reader, window), nodata), shape)
+    level = scaling.best_level(sizes, window, shape)
     size = sizes[level]
     rows, cols = scaling.axes(window, shape, (reader.height / size[0], reader.width / size[1]))
     return scaling.sampled(
@@ -207,7 +210,9 @@ def _label(reader: Reader, window: Window, shape: tuple[int, int] | None) -> Pix
     return scaling.sampled_nearest(reader.read, (reader.height, reader.width), rows, cols, window.slice)
 
 
-def _integers(uri: str, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.int32]:
+def _integers(uri: str, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
+    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
+        return values
     if values.dtype.kind not in "iufb":
         raise LabelError(f"{uri}: label values of type {values.dtype}", "a label holds integers")
     if values.dtype.kind == "f":
@@ -228,6 +233,11 @@ def _check_label(uri: str, reader: Reader) -> None:
         )
     if np.dtype(reader.dtype).kind not in "iub":
         raise LabelError(f"{uri}: label values of type {reader.dtype}", "a label holds integers")
+
+
+def session() -> AbstractContextManager[None]:
+    """For many reads in one thread: GDAL is set up once, and not for each of them."""
+    return gdal.environment(fast_png=True)
 
 
 @contextmanager

@@ -141,6 +141,22 @@ def test_every_integer_type_means_the_same(case, dtype):
     np.testing.assert_array_equal(classes.ids(label.astype(dtype)), classes.ids(label))
 
 
+@given(ranges(), st.booleans(), st.data())
+def test_a_mask_is_what_a_plain_dictionary_says(case, plain, data):
+    classes, table = (make([[0], [1], [2, 9]], [255]), {0: 0, 1: 1, 2: 2, 9: 2, 255: IGNORE}) if plain else case
+    near = sorted({min(max(v + d, 0), 255) for v in table for d in (-1, 0, 1)})
+    label = np.array(data.draw(st.lists(st.sampled_from(near), min_size=6, max_size=6)), np.uint8).reshape(2, 3)
+    valid = np.array(data.draw(st.lists(st.booleans(), min_size=6, max_size=6))).reshape(2, 3)
+    before = label.copy()
+    for values in (label, label.astype(np.int32)):
+        mask, strange = classes.mask(values, valid)
+        found = np.where(valid, [[table.get(v, UNKNOWN) for v in row] for row in label.tolist()], IGNORE)
+        np.testing.assert_array_equal(mask, np.where(found == UNKNOWN, IGNORE, found))
+        assert mask.dtype == np.uint8
+        np.testing.assert_array_equal(np.zeros((2, 3), bool) if strange is None else strange, found == UNKNOWN)
+    np.testing.assert_array_equal(label, before)
+
+
 @given(ranges())
 def test_json_keeps_ranges(case):
     classes, _ = case

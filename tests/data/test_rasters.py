@@ -180,7 +180,7 @@ def test_a_palette_label_gives_its_indices(tmp_path):
         options = {"photometric": "PALETTE"} if ending == ".tif" else {}
         path = write_raster(tmp_path / f"a{ending}", indices, colors=colors, **options)
         label, valid = read_label(str(path), Window(0, 0, 8, 8))
-        assert label.dtype == np.int32 and valid.all()
+        assert label.dtype == np.uint8 and valid.all()
         np.testing.assert_array_equal(label, indices)
 
 

@@ -69,6 +69,7 @@ class Augmentation:
         index: int,
         *,
         fill: Sequence[float] | None = None,
+        out: tuple[NDArray[Any], NDArray[np.uint8]] | None = None,
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Augment chip `index` of `epoch`; safe to call from several threads.
 
@@ -81,6 +82,8 @@ class Augmentation:
             epoch: of the chip.
             index: of the chip in its epoch.
             fill: of this chip, where it differs (normalisation `per_scene`).
+            out: where image and mask are put, contiguous and of their shapes and dtypes; by default in new arrays, or,
+                if nothing is done, left where they are.
 
         Returns:
             Image and mask of the same dtypes, contiguous; height and width are `size`, or as they were.
@@ -89,7 +92,7 @@ class Augmentation:
             RecipeError: a transform failed or changed shape or dtype.
         """
         augments, seed, usual, size, _ = self._arguments
-        if not augments:
+        if not augments and out is None:
             return image, mask
         values = representable(usual if fill is None else fill, image.dtype)
         (key,) = words("augment", seed, epoch, index, count=1)
@@ -103,7 +106,7 @@ class Augmentation:
             chip.apply(transform)
         if size is not None:
             chip.crop(size)
-        return chip.finished(values)
+        return chip.finished(values, out)
 
     def _transforms(self) -> list[Any]:
         """One set per thread, because a transform keeps its generators and parameters in itself."""
@@ -160,18 +163,21 @@ class _Chip:
     """A chip on its way: bands in planes [C, H, W] until a transform wants them in pixels [H, W, C].
 
     `marks` are the mask [H, W] or [K, H, W]; uint16 with `OUTSIDE` and `_INVALID` in it where there can be any.
+    `turn` is how planes and marks are still to be turned: once for all flips and quarter turns, and as late as can be.
     """
 
     def __init__(self, planes: NDArray[Any], marks: NDArray[Any]) -> None:
         self.planes: NDArray[Any] | None = planes
         self.pixels: NDArray[Any] = planes
         self.marks = marks
+        self.turn = "e"
 
     def crop(self, size: int) -> None:
         """Keep the centre of size × size pixels."""
         height, width = self.marks.shape[-2:]
         if (height, width) == (size, size):
             return
+        self._turn()
         rows, cols = (slice((length - size) // 2, (length - size) // 2 + size) for length in (height, width))
         self.marks = self.marks[..., rows, cols]
         if self.planes is not None:
@@ -186,9 +192,10 @@ class _Chip:
             return
         element = ELEMENTS.get(type(transform).__name__)
         if self.planes is not None and element is not None:
-            which = element(transform)
-            self.planes, self.marks = (fast.turned(array, which) for array in (self.planes, self.marks))
-        elif self.planes is not None and isinstance(transform, transforms.ANY_LAYOUT):
+            self.turn = fast.composed(self.turn, element(transform))
+            return
+        self._turn()
+        if self.planes is not None and isinstance(transform, transforms.ANY_LAYOUT):
             self.planes = transforms.on_planes(transform, self.planes)
         else:
             self._apply_to_pixels(transform, force=not composed)
@@ -205,23 +212,36 @@ class _Chip:
             self.marks = _widened(self.marks, reach, frame=any(map(transforms.shows_outside, leaves)))
         self.pixels, self.marks = transforms.apply(transform, self.pixels, self.marks, force=force)
 
-    def finished(self, fill: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Image and mask, with the fill where pixels are invalid or come from outside."""
+    def _turn(self) -> None:
         if self.planes is not None:
-            image = np.ascontiguousarray(self.planes)
+            self.planes, self.marks = (fast.turned(array, self.turn) for array in (self.planes, self.marks))
+        self.turn = "e"
+
+    def finished(
+        self, fill: NDArray[Any], out: tuple[NDArray[Any], NDArray[np.uint8]] | None
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Image and mask, with the fill where pixels are invalid or come from outside."""
+        image, mask = (None, None) if out is None else out
+        ours = out is not None or self.planes is None
+        if self.planes is not None:
+            image = np.ascontiguousarray(fast.turned(self.planes, self.turn, image))
+            self.marks = fast.turned(self.marks, self.turn)
         else:
             height, width, bands = self.pixels.shape
-            image = np.empty((bands, height, width), self.pixels.dtype)
+            image = np.empty((bands, height, width), self.pixels.dtype) if image is None else image
             cv2.split(self.pixels, list(image))
         marks = self.marks
-        if marks.dtype == np.uint8:
+        if marks.dtype != np.uint8:
+            outside = (marks if marks.ndim == 2 else marks[0]) >= OUTSIDE
+            if outside.any():
+                image = image if ours else image.copy()
+                for band, value in zip(image, fill, strict=True):
+                    band[outside] = value
+            marks = marks.astype(np.uint8)  # modulo 256
+        if mask is None:
             return image, np.ascontiguousarray(marks)
-        outside = (marks if marks.ndim == 2 else marks[0]) >= OUTSIDE
-        if outside.any():
-            image = image.copy() if self.planes is not None else image
-            for band, value in zip(image, fill, strict=True):
-                band[outside] = value
-        return image, np.ascontiguousarray(marks.astype(np.uint8))  # modulo 256
+        mask[...] = marks
+        return image, mask
 
 
 def _again(

@@ -24,26 +24,41 @@ _TURNS: Final = {
     "r270": cv2.ROTATE_90_CLOCKWISE,
 }
 _FLIPS: Final = {"v": 0, "h": 1}
+_EXCHANGING: Final = ("r90", "r270", "t", "hvt")
+GROUP: Final = ("e", "r180", *_FLIPS, *_EXCHANGING)
+"""All elements of the square's symmetry group."""
 
 
-def turned(planes: NDArray[Any], element: str) -> NDArray[Any]:
+def turned(planes: NDArray[Any], element: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """An element of the square's symmetry group, as albumentations names them, of each plane [..., H, W] (H = W for
-    those that exchange the sides)."""
-    if element == "e":
-        return planes
-    sources = planes.reshape(-1, *planes.shape[-2:])
-    exchanges = element in ("r90", "r270", "t", "hvt")
+    those that exchange the sides); in `out`, where that is given, contiguous and of the same type."""
     height, width = planes.shape[-2:]
-    size = (width, height) if exchanges else (height, width)
-    out: NDArray[Any] = np.empty((len(sources), *size), planes.dtype)
-    for source, target in zip(sources, out, strict=True):
-        if element in _FLIPS:
+    size = (width, height) if element in _EXCHANGING else (height, width)
+    if out is None:
+        if element == "e":
+            return planes
+        out = np.empty((*planes.shape[:-2], *size), planes.dtype)
+    elif not out.flags.c_contiguous:
+        raise ValueError("what is turned can only be put where it is contiguous")
+    sources, targets = planes.reshape(-1, height, width), out.reshape(-1, *size)
+    for source, target in zip(sources, targets, strict=True):
+        if element == "e":
+            target[...] = source  # plane by plane, which takes half the time of all at once
+        elif element in _FLIPS:
             cv2.flip(source, _FLIPS[element], dst=target)
         elif element in _TURNS:
             cv2.rotate(source, _TURNS[element], dst=target)
         else:
             cv2.transpose(source if element == "t" else cv2.rotate(source, cv2.ROTATE_180), dst=target)
-    return out.reshape(*planes.shape[:-2], *size)
+    return out
+
+
+@cache
+def composed(first: str, then: str) -> str:
+    """The element that is one after the other."""
+    corners = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    both = turned(turned(corners, first), then)
+    return next(element for element in GROUP if np.array_equal(turned(corners, element), both))
 
 
 def linear(image: NDArray[Any], alpha: float, beta: float, span: Span | None) -> NDArray[Any]:

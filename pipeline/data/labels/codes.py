@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import gdal, rasters
-from pipeline.data.classes import IGNORE, UNKNOWN, Classes, strangers
+from pipeline.data.classes import IGNORE, Classes, strangers
 from pipeline.data.grids import Grid, RasterInfo, to_pixels
 from pipeline.data.labels import palettes, vectors
 from pipeline.data.labels.alignment import Read, read_aligned
@@ -72,13 +72,8 @@ def annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.
 
 
 def _encode(label: NDArray[Any], valid: NDArray[np.bool_], classes: Classes) -> Encoded:
-    ids = classes.ids(label)
-    ids[~valid] = IGNORE
-    strange = ids == UNKNOWN
-    if not strange.any():
-        return Encoded(ids.astype(np.uint8), Counter())
-    ids[strange] = IGNORE
-    return Encoded(ids.astype(np.uint8), strangers(label, strange))
+    mask, strange = classes.mask(label, valid)
+    return Encoded(mask, Counter() if strange is None else strangers(label, strange))
 
 
 def _colors(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> Encoded:

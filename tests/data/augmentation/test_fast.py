@@ -131,6 +131,19 @@ def test_turns_and_flips(element, dtype):
         assert np.array_equal(fast.turned(image[0], element), got[0])
 
 
+@pytest.mark.parametrize("first", fast.GROUP)
+@pytest.mark.parametrize("then", fast.GROUP)
+def test_one_turn_stands_for_two(first, then):
+    large = np.random.default_rng(0).integers(0, 60_000, (3, 40, 40)).astype(np.uint16)
+    image = large[:, 3:24, 7:28]  # as a part of a larger one lies in memory
+    expected = fast.turned(fast.turned(image, first), then)
+    place = np.zeros((3, 21, 21), np.uint16)
+    assert fast.turned(image, fast.composed(first, then), place) is place
+    assert np.array_equal(place, expected)
+    with pytest.raises(ValueError, match="contiguous"):
+        fast.turned(image, then, place.transpose(0, 2, 1))
+
+
 @pytest.mark.parametrize(
     "name", ["HorizontalFlip", "VerticalFlip", "Transpose", "RandomRotate90", "D4", "SquareSymmetry", "NoOp"]
 )

@@ -142,8 +142,9 @@ def test_nothing_moves_at_any_scale(ramp, row, col, height, width, scale):
     x = col + (np.arange(shape[1]) + 0.5) * width / shape[1] - 0.5
     assert valid.all()
     off = (pixels[0] - (2 * y[:, None] + x))[1:-1, 1:-1]  # at the window's edge enlarging has no neighbour
-    # Parts of steps are averaged as steps, which puts single pixels off by an eighth of a step, but not all of them.
-    assert off.size == 0 or (np.abs(off).max() < 1.6 and abs(off.mean()) < 0.3)
+    # Parts of steps are averaged as steps, which puts single pixels off by an eighth of a step, but not many of them.
+    assert off.size == 0 or np.abs(off).max() < 1.6
+    assert off.size < 36 or abs(off.mean()) < 0.3
 
 
 def test_a_whole_scene_is_made_small_in_parts(ramp, monkeypatch):
