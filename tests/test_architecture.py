@@ -44,6 +44,7 @@ HOMES = {
     "imagecodecs": {"slides.py", "slide_pages.py", "dicom_header.py"},
     "nibabel": {"medical.py"},
     "pydicom": {"dicom.py", "dicom_header.py"},
+    "pyfive": {"hdf5.py"},
     "zarr": {"zarr.py"},
     "fsspec": {"s3.py", "web.py", "files.py"},
     "s3fs": {"s3.py"},

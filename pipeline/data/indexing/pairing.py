@@ -1,4 +1,8 @@
-"""Pairing files by patterns with {id}: which files of a list belong to which scene."""
+"""Pairing files by patterns with {id}: which files of a list belong to which scene.
+
+`{id:^[a-z]+}` stands for what the regular expression finds in the id (its first bracket, if it has one): scenes of
+which it is the same share a file.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,17 @@ from pipeline import store
 
 _WILDCARD: Final = re.compile(r"(\*\*/|\*|\?|\[!?\]?[^\]]*\])")
 _ID: Final = "{id}"
+_PLACE: Final = re.compile(r"\{id(?::(?P<part>(?:[^{}]|\{[0-9,]+\})+))?\}")
+
+
+def has_id(pattern: str) -> bool:
+    """Whether a pattern depends on the scene."""
+    return _PLACE.search(pattern) is not None
+
+
+def of_any(pattern: str) -> str:
+    """The pattern as a glob that finds the files of all scenes."""
+    return _PLACE.sub("*", pattern)
 
 
 def files_of(ids: Iterable[str], files: Sequence[str], pattern: str, root: str) -> dict[str, list[str]]:
@@ -22,10 +37,14 @@ def files_of(ids: Iterable[str], files: Sequence[str], pattern: str, root: str) 
     base = _base(pattern, root)
     names = {file[base:]: file for file in files}
     forward, backward = sorted(names), sorted(name[::-1] for name in names)
-    id_is_first = not _WILDCARD.search(pattern.partition(_ID)[0])
-    found = {}
+    id_is_first = not _WILDCARD.search(_PLACE.split(pattern, maxsplit=1)[0])
+    found: dict[str, list[str]] = {}
     for i in ids:
-        parts = _WILDCARD.split(pattern.replace(_ID, glob.escape(i)))
+        filled = _filled(pattern, i)
+        if filled is None:
+            found[i] = []
+            continue
+        parts = _WILDCARD.split(filled)
         if id_is_first:
             near = _beginning(parts[0], forward)
         else:
@@ -47,6 +66,18 @@ def ids_in(files: Iterable[str], pattern: str, root: str) -> dict[str, list[str]
         if match:
             found.setdefault(match["id"], []).append(file)
     return found
+
+
+def _filled(pattern: str, scene: str) -> str | None:
+    """The pattern with an id in it; None if an expression finds nothing in the id."""
+    found = {}
+    for place in _PLACE.finditer(pattern):
+        match = re.search(place["part"] or ".*", scene, re.DOTALL)
+        part = match and match[1 if match.re.groups else 0]
+        if not part:
+            return None
+        found[place[0]] = glob.escape(part)
+    return _PLACE.sub(lambda place: found[place[0]], pattern)
 
 
 def _base(pattern: str, root: str) -> int:

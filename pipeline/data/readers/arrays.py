@@ -20,8 +20,8 @@ from pipeline.recipe.data import Reading
 
 NPY_BEGIN: Final = b"\x93NUMPY"
 ZIP_BEGIN: Final = b"PK\x03\x04"
-_IMAGE_KEYS: Final = ("image",)
-_LABEL_KEYS: Final = ("label", "mask")
+IMAGE_KEYS: Final = ("image",)
+LABEL_KEYS: Final = ("label", "mask")
 _MAX_HEADER_BYTES: Final = 10_000
 
 
@@ -77,7 +77,7 @@ def open_npz(uri: str, path: Path, *, label: bool, reading: Reading) -> ArrayRea
     """
     with protocol.parsing(uri), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        keys = [key for key in (_LABEL_KEYS if label else _IMAGE_KEYS) if key in names]
+        keys = [key for key in (LABEL_KEYS if label else IMAGE_KEYS) if key in names]
         if not keys and len(names) != 1:
             found = f"arrays {', '.join(names[:20])}" if names else "no arrays"
             raise SceneError(f"{uri}: a ZIP archive with {found}", "an .npz holds one array, or one called `image`")

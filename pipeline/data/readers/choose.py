@@ -7,7 +7,21 @@ from typing import Final
 
 from pipeline import store
 from pipeline.data import gdal as gdal_setup
-from pipeline.data.readers import arrays, dicom, dicom_header, gdal, medical, protocol, signs, slides, vrt, zarr
+from pipeline.data.readers import (
+    arrays,
+    dicom,
+    dicom_header,
+    gdal,
+    grib,
+    hdf5,
+    medical,
+    netcdf,
+    protocol,
+    signs,
+    slides,
+    vrt,
+    zarr,
+)
 from pipeline.data.readers.protocol import Reader
 from pipeline.data.remote import RemoteReader
 from pipeline.errors import SceneError, StorageError
@@ -62,6 +76,13 @@ def _open_file(uri: str, path: Path, label: bool, reading: Reading) -> Reader:
         return arrays.open_npy(uri, path, label=label, reading=reading)
     if head.startswith(arrays.ZIP_BEGIN):
         return arrays.open_npz(uri, path, label=label, reading=reading)
+    if netcdf.is_netcdf(head):
+        return netcdf.open_netcdf(uri, path, label=label, reading=reading)
+    if hdf5.is_hdf5(head):
+        return hdf5.open_hdf5(uri, path, label=label, reading=reading)
+    if grib.is_grib(head):
+        grib.check_grib(uri, path)
+        return gdal.open_gdal(uri, str(path), label=label, reading=reading, drivers=("GRIB",))
     if vrt.is_vrt(head):
         with protocol.parsing(uri):
             vrt.check_vrt(uri, path)
@@ -106,9 +127,13 @@ def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
         size = 0  # a prefix is no file
     if size == 0:
         return _open_prefix(uri, label, reading)
-    # A DICOM file may begin like a TIFF; asking costs a request, which rasters that are called so are spared.
+    # A DICOM file may begin like a TIFF, and a VRT names others; asking costs a request, which rasters that are called
+    # as such are spared.
     unusual = PurePosixPath(uri).suffix.lower() not in _READ_IN_RANGES
-    if unusual and dicom_header.is_dicom(store.read_start(uri, _HEAD_BYTES)):
+    head = store.read_start(uri, _HEAD_BYTES) if unusual else b""
+    if vrt.is_vrt(head):
+        return gdal.open_gdal(uri, vrt.inline_vrt(uri), label=label, reading=reading, drivers=("VRT",))
+    if dicom_header.is_dicom(head):
         return _open_file(uri, store.local_file(uri), label, reading)
     try:
         return _open_tiff(uri, store.gdal_path(uri), None, label, reading)

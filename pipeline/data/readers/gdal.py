@@ -29,7 +29,8 @@ from pipeline.recipe.data import Reading
 
 DRIVERS: Final = (
     *("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "BMP", "GIF", "BIGGIF", "WEBP", "PNM"),
-    *("HFA", "ENVI", "EHdr", "AAIGrid", "SRTMHGT", "DTED"),
+    *("HFA", "ENVI", "EHdr", "AAIGrid", "SRTMHGT", "DTED", "NITF", "USGSDEM", "SIGDEM"),
+    *("SAGA", "RST", "RRASTER", "PCRaster", "GSAG", "GSBG", "GS7BG"),
 )
 # To reach any row of these everything before it must be decompressed.
 _WHOLE: Final = ("PNG", "JPEG", "GIF", "BIGGIF", "WEBP")
@@ -227,7 +228,7 @@ class GdalReader:
         """What the header says."""
         dataset = self.dataset
         grid, note = self._placed
-        names = tuple(dataset.descriptions[i - 1] or f"band_{n}" for n, i in enumerate(self.bands, 1))
+        names = tuple(self._name(i) or f"band_{n}" for n, i in enumerate(self.bands, 1))
         if self.palette is not None:
             names, note = ("band_1", "band_2", "band_3"), f"{note}, a palette read as colours"
         if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
@@ -243,6 +244,14 @@ class GdalReader:
             levels=tuple((level.height, level.width) for level in self.levels),
             format=" ".join(part for part in (dataset.driver, compression, layout) if part) + pages + note,
         )
+
+    def _name(self, band: int) -> str:
+        """What the file calls a band; of GRIB what it is, where it is, and when."""
+        if self.dataset.driver != "GRIB":
+            return self.dataset.descriptions[band - 1] or ""
+        tags = self.dataset.tags(band)
+        parts = [tags.get(f"GRIB_{key}", "") for key in ("ELEMENT", "SHORT_NAME", "VALID_TIME")]
+        return "_".join(part.strip().split(" ")[0] for part in parts if part.strip())
 
     @cached_property
     def _placed(self) -> tuple[Grid, str]:

@@ -15,7 +15,10 @@ from pipeline.data.windows import Window
 from pipeline.errors import PipelineError, SceneError
 from pipeline.recipe.data import Reading
 
-DAMAGED: Final = "the file is damaged or is no GeoTIFF, PNG or JPEG nor of another known format; make or fetch it again"
+DAMAGED: Final = (
+    "the file is damaged or is no GeoTIFF, PNG or JPEG nor of another known format; make or fetch it again, "
+    "or convert it with `gdal_translate -of COG`"
+)
 MAX_BLOCK_BYTES: Final = 2 << 30
 """What must be in memory to read any one pixel."""
 MAX_WHOLE_BYTES: Final = 1 << 30

@@ -152,6 +152,11 @@ def best_level(sizes: tuple[tuple[int, int], ...], window: Window, shape: tuple[
     return max(fitting, key=lambda number: -sizes[number][1], default=0)
 
 
+def of_finest(sizes: tuple[tuple[int, int], ...], window: Window, shape: tuple[int, int]) -> bool:
+    """Whether a window at another shape is `resized` from all that lies at it in the finest level."""
+    return window.height * window.width <= CHUNK_PIXELS and best_level(sizes, window, shape) == 0
+
+
 def resized(pixels: NDArray[Any], valid: NDArray[np.bool_], shape: tuple[int, int]) -> Pixels:
     """Values [C, h, w] and validity at another shape, by OpenCV: areas are averaged, enlarging is bilinear."""
     height, width = shape

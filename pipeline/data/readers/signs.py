@@ -14,6 +14,14 @@ _TIFF_BEGIN: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_BEGIN: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_END: Final = b"IEND\xaeB`\x82"
 _PNG_TAIL_BYTES: Final = 4096
+_JPEG_2000_BEGIN: Final = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+HEAD_BYTES: Final = 4096
+"""How much of the beginning GDAL's drivers look at, at most."""
+# Anywhere in there these let GDAL read other files, whatever the file begins with.
+_POINTERS: Final = (
+    *(b"<VRT", b"PDS_VERSION_ID", b"ODL_VERSION_ID", b"IsisCube", b"^QUBE", b"Product_Observational", b"LBLSIZE"),
+    *(b"Algorithm Begin", b"DatasetHeader ", b"<WMS", b"<GDAL_WMS", b"<MRF_META", b"<Dimap_Document"),
+)
 _MAX_PAGES: Final = 20_000
 # Bytes of a value by the number of its type.
 _VALUE_BYTES: Final = {
@@ -57,6 +65,16 @@ def check_png(uri: str, path: Path) -> None:
 def is_png(head: bytes) -> bool:
     """Whether a file begins as PNG."""
     return head.startswith(_PNG_BEGIN)
+
+
+def is_jpeg_2000(head: bytes) -> bool:
+    """Whether `HEAD_BYTES` of the beginning are JPEG 2000, and nothing else to any of GDAL's drivers."""
+    return head.startswith(_JPEG_2000_BEGIN) and not points_elsewhere(head)
+
+
+def points_elsewhere(head: bytes) -> bool:
+    """Whether a driver of GDAL may take `HEAD_BYTES` of the beginning for a header that names other files."""
+    return any(mark in head for mark in _POINTERS)
 
 
 def is_tiff(head: bytes) -> bool:

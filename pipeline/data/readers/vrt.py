@@ -6,10 +6,15 @@ source a plain raster under the VRT's folder.
 
 from __future__ import annotations
 
+import posixpath
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from pipeline import store
+from pipeline.data.readers import signs
 from pipeline.errors import SceneError
 
 _MAX_BYTES: Final = 64 << 20
@@ -58,6 +63,9 @@ _ALLOWED: Final = frozenset(
 # What is inside these says nothing about files.
 _OPAQUE: Final = frozenset(["Metadata", "Histograms", "GCPList", "CategoryNames", "ColorTable", "SRS"])
 _SOURCES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\0\0\0\x0cjP  ")
+# In an address these mean something else than a name.
+_UNSAFE: Final = frozenset("%?#")
+_TOGETHER: Final = 16
 _HINT: Final = "make a VRT of plain files beside it with `gdalbuildvrt`, or a file of its own with `gdal_translate`"
 
 
@@ -72,13 +80,48 @@ def check_vrt(uri: str, path: Path) -> None:
     Raises:
         SceneError: with what is not allowed.
     """
-    if path.suffix.lower() != ".vrt":
+    root = _parsed(uri, path.name, path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None)
+    folder = path.parent.resolve()
+    for name in {_relative(uri, element) for element in _sources(uri, root)}:
+        _check_head(uri, name, _head_here(uri, folder, name))
+
+
+def inline_vrt(uri: str) -> str:
+    """A VRT in a bucket or on a web server as text that GDAL takes in place of a path, its sources named in full.
+
+    So GDAL reads what was checked, whatever becomes of the file.
+
+    Raises:
+        SceneError: with what is not allowed.
+        StorageError: the store does not answer.
+    """
+    plain = uri.partition("?")[0]
+    folder, _, own = plain.rpartition("/")
+    root = _parsed(uri, own, store.read_bytes(uri) if store.size_of(uri) <= _MAX_BYTES else None)
+    named = {element: _relative(uri, element) for element in _sources(uri, root)}
+    for element, name in named.items():
+        if posixpath.normpath(name).startswith("../"):
+            raise _refused(uri, f"its source {name!r} lies outside its folder")
+        if set(name) & _UNSAFE:
+            raise _refused(uri, f"its source {name!r} holds one of {' '.join(sorted(_UNSAFE))}")
+        element.text = store.gdal_path(store.join(folder, posixpath.normpath(name)))
+        element.set("relativeToVRT", "0")
+    names = sorted(set(named.values()))
+    with ThreadPoolExecutor(min(_TOGETHER, max(1, len(names)))) as pool:
+        heads = pool.map(lambda name: _head_there(uri, folder, name), names)
+        for name, head in zip(names, heads, strict=True):
+            _check_head(uri, name, head)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _parsed(uri: str, own_name: str, data: bytes | None) -> ET.Element:
+    """The XML; `data` is None if there is too much of it."""
+    if not own_name.lower().endswith(".vrt"):
         raise SceneError(
             f"{uri}: cannot be read (a VRT under another name is not recognized)",
             "it is no GeoTIFF, PNG or JPEG; a VRT must be called .vrt",
         )
-    data = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else b"<!DOCTYPE"
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+    if data is None or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise _refused(uri, f"it declares entities, or is larger than {_MAX_BYTES >> 20} MiB")
     try:
         root = ET.fromstring(data)
@@ -86,34 +129,53 @@ def check_vrt(uri: str, path: Path) -> None:
         raise SceneError(f"{uri}: cannot be read (XML: {error})", "make the VRT again") from error
     if root.tag != "VRTDataset":
         raise _refused(uri, f"it begins with {root.tag}")
-    _check(uri, path.parent.resolve(), root)
+    return root
 
 
-def _check(uri: str, folder: Path, element: ET.Element) -> None:
+def _sources(uri: str, element: ET.Element) -> Iterator[ET.Element]:
+    """The elements that name a source; all others are on the list."""
     if element.tag not in _ALLOWED and element.tag not in _OPAQUE:
         raise _refused(uri, f"it holds {element.tag}")
     if element.get("subClass") is not None:
         raise _refused(uri, f"it is a {element.get('subClass')}")
     if element.tag == "SourceFilename":
-        _check_source(uri, folder, element)
+        yield element
     if element.tag not in _OPAQUE:
         for child in element:
-            _check(uri, folder, child)
+            yield from _sources(uri, child)
 
 
-def _check_source(uri: str, folder: Path, element: ET.Element) -> None:
+def _relative(uri: str, element: ET.Element) -> str:
     name = element.text or ""
     if element.get("relativeToVRT") != "1" or name.startswith("/") or ":" in name or "\\" in name:
         raise _refused(uri, f"its source {name!r} is not relative to it")
+    return name
+
+
+def _head_here(uri: str, folder: Path, name: str) -> bytes:
     source = (folder / name).resolve()
     if not source.is_relative_to(folder):
         raise _refused(uri, f"its source {name!r} lies outside its folder")
     if not source.is_file():
-        raise SceneError(f"{uri}: its source {name!r} is not there", "bring it beside the VRT")
+        raise _missing(uri, name)
     with source.open("rb") as file:
-        head = file.read(1024)
-    if not head.startswith(_SOURCES) or b"<VRT" in head:
+        return file.read(signs.HEAD_BYTES)
+
+
+def _head_there(uri: str, folder: str, name: str) -> bytes:
+    try:
+        return store.read_start(store.join(folder, posixpath.normpath(name)), signs.HEAD_BYTES)
+    except FileNotFoundError as error:
+        raise _missing(uri, name) from error
+
+
+def _check_head(uri: str, name: str, head: bytes) -> None:
+    if not head.startswith(_SOURCES) or signs.points_elsewhere(head):
         raise _refused(uri, f"its source {name!r} is no TIFF, PNG, JPEG or JPEG 2000")
+
+
+def _missing(uri: str, name: str) -> SceneError:
+    return SceneError(f"{uri}: its source {name!r} is not there", "bring it beside the VRT")
 
 
 def _refused(uri: str, why: str) -> SceneError:

@@ -12,8 +12,11 @@ from pipeline.data import rasters
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
 from tests.data.readers.test_dicom import series
+from tests.data.readers.test_grib import grib2
 from tests.data.readers.test_medical import save as save_nifti
 from tests.data.readers.test_medical import volume
+from tests.data.readers.test_netcdf import world
+from tests.data.readers.test_netcdf import write as netcdf
 from tests.data.readers.test_slides import svs
 from tests.factory import make_pixels, make_scene
 
@@ -40,6 +43,11 @@ def test_single_files(tmp_path, bucket):
     for name, window in {**paths, "images/e.tif": Window(5, 5, 50, 50)}.items():
         store.upload_file(tmp_path / name, store.join(bucket, name))
         same(store.join(bucket, name), tmp_path / name, window)
+    netcdf(tmp_path / "f.nc", world())
+    grib2(tmp_path, "PNG").rename(tmp_path / "g.grb")
+    for name in ("f.nc", "g.grb"):
+        store.upload_file(tmp_path / name, store.join(bucket, name))
+        same(store.join(bucket, name), tmp_path / name, Window(2, 3, 15, 20))
     for name in ("c.bin", "c.tif"):  # the name says nothing
         store.upload_file(tmp_path / "c.npy", store.join(bucket, name))
         pixels, _ = rasters.read(store.join(bucket, name), Window(0, 0, 30, 40))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import numpy as np
 import pytest
 import rasterio
 from rasterio.shutil import copy
 
+from pipeline import store
 from pipeline.data import rasters
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
@@ -103,3 +108,84 @@ def test_a_source_that_only_begins_as_a_picture_is_not_followed(folder):
     (folder / "x.vrt").write_text(vrt())
     with pytest.raises(SceneError, match="no TIFF, PNG, JPEG"):
         rasters.describe(str(folder / "x.vrt"))
+
+
+@pytest.fixture
+def bucket(folder, s3_server):
+    """The folder's files in a bucket, in a folder of their own beside `b.tif`."""
+    base = s3_server.uri("set")
+    store.upload_dir(folder, store.join(base, "vrt"))
+    store.upload_file(folder / "a.tif", store.join(base, "b.tif"))
+    return store.join(base, "vrt")
+
+
+def test_in_a_bucket(folder, bucket):
+    (folder / "x.vrt").write_text(vrt(SOURCE.replace("a.tif", "./sub/../a.tif")))
+    uri = store.join(bucket, "x.vrt")
+    store.upload_file(folder / "x.vrt", uri)
+    store.write_bytes(uri + ".aux.xml", b"<PAMDataset/>")  # what lies beside it does not hide its sources
+    pixels, valid = rasters.read(uri, ALL)
+    expected, seen = rasters.read(str(folder / "x.vrt"), ALL)
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_array_equal(valid, seen)
+    assert rasters.describe(uri) == rasters.describe(str(folder / "x.vrt"))
+    assert rasters.probe(uri) == rasters.probe(uri)
+
+
+def test_a_mask_beside_a_source_counts_in_a_bucket_too(folder, bucket):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, 10:] = 255
+    write_raster(folder / "a.tif", make_pixels(1, 32, 32, "uint8"))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(folder / "a.tif", "r+") as dataset:
+        dataset.write_mask(mask)
+    with rasterio.open(folder / "a.tif") as dataset:
+        copy(dataset, folder / "x.vrt", driver="VRT")
+    for name in ("a.tif", "a.tif.msk", "x.vrt"):
+        store.upload_file(folder / name, store.join(bucket, name))
+    _, seen = rasters.read(str(folder / "x.vrt"), ALL)
+    _, valid = rasters.read(store.join(bucket, "x.vrt"), ALL)
+    np.testing.assert_array_equal(valid, seen)
+    assert not seen[:, :10].any() and seen[:, 10:].all()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (vrt(source("../b.tif")), "lies outside its folder"),
+        (vrt(source("sub/../../b.tif")), "lies outside its folder"),
+        (vrt(source("..%2fb.tif")), "holds one of"),
+        (vrt(source("/etc/passwd")), "is not relative"),
+        (vrt(source("s3://test/b.tif")), "is not relative"),
+        (vrt(source("a.tif", "0")), "is not relative"),
+        (vrt(source("missing.tif")), "'missing.tif' is not there"),
+        (vrt(source("inner.vrt")), "no TIFF, PNG, JPEG"),
+        (vrt(inside="<GDALWarpOptions/>"), "holds GDALWarpOptions"),
+        (vrt(head='<!DOCTYPE a [<!ENTITY x "y">]>'), "declares entities"),
+    ],
+)
+def test_what_a_vrt_in_a_bucket_must_not_do(bucket, text, says):
+    store.write_bytes(store.join(bucket, "inner.vrt"), vrt().encode())
+    for name in ("x.vrt", "x.bin"):
+        uri = store.join(bucket, name)
+        store.write_bytes(uri, text.encode())
+        with pytest.raises(SceneError, match=says if name == "x.vrt" else "under another name") as caught:
+            rasters.describe(uri)
+        assert uri in caught.value.message
+
+
+def test_on_a_web_server(folder):
+    for name, text in {"x.vrt": vrt(), "y.vrt": vrt(source("../a.tif")), "z.vrt": vrt(source("%2e%2e/a.tif"))}.items():
+        (folder / name).write_text(text)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        pixels, valid = rasters.read(f"{base}/x.vrt", ALL)
+        expected, seen = rasters.read(str(folder / "x.vrt"), ALL)
+        np.testing.assert_array_equal(pixels, expected)
+        np.testing.assert_array_equal(valid, seen)
+        with pytest.raises(SceneError, match="lies outside its folder"):
+            rasters.describe(f"{base}/y.vrt")
+        with pytest.raises(SceneError, match="holds one of"):
+            rasters.describe(f"{base}/z.vrt")
+        server.shutdown()
