@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data import cutting
 from pipeline.data.chips import Plan
+from pipeline.data.classes import Classes
 from pipeline.data.manifest import Manifest
+from pipeline.data.mapping import local
+from pipeline.data.mapping.local import Map
 from pipeline.data.sampling import presence, presence_build
 from pipeline.data.sampling.presence import Presence
 from pipeline.data.scenes import Scene
-from pipeline.data.shards import prepare
+from pipeline.data.shards import choice
 from pipeline.data.statistics import normalise
 from pipeline.data.statistics.moments import Statistics
 from pipeline.data.statistics.normalise import Normalisation
 from pipeline.data.windows import Window
 from pipeline.log import Advance
-from pipeline.recipe import Recipe
+from pipeline.recipe import Data, Recipe
 
 
 def normalisation_of(recipe: Recipe, manifest: Manifest, statistics: Statistics) -> Normalisation:
@@ -31,11 +36,19 @@ def normalisation_of(recipe: Recipe, manifest: Manifest, statistics: Statistics)
     return normalise.of(recipe.data.normalise, statistics, dtype=manifest.dtype, pretrained=pretrained)
 
 
-def plan_of(recipe: Recipe, manifest: Manifest, statistics: Statistics, *, progress: Advance | None = None) -> Plan:
-    """The plan of the train split. What the masks hold is read now, if the sampling draws by it and nobody did before.
+def plan_of(
+    recipe: Recipe,
+    manifest: Manifest,
+    statistics: Statistics,
+    *,
+    mapped: Map = local.mapped,
+    progress: Advance | None = None,
+) -> Plan:
+    """The plan of the train split. What the masks hold is read now, by `mapped`, if the sampling draws by it and nobody
+    did before.
 
     Raises:
-        ManifestError: the split is empty, or the sampling lacks what it draws by.
+        ManifestError: the split is empty, the sampling lacks what it draws by, or required shards are not there.
         RecipeError: normalisation or augmentation cannot be applied to such data; all are named.
     """
     return Plan.of(
@@ -44,22 +57,27 @@ def plan_of(recipe: Recipe, manifest: Manifest, statistics: Statistics, *, progr
         recipe.data,
         recipe.seed,
         normalisation=normalisation_of(recipe, manifest, statistics),
-        shards=prepare.found(recipe, manifest),
-        presence=_presence(recipe, manifest, progress),
+        shards=choice.chosen(recipe, manifest),
+        presence=_presence(recipe, manifest, mapped, progress),
     )
 
 
-def _presence(recipe: Recipe, manifest: Manifest, progress: Advance | None) -> Presence | None:
+def _presence(recipe: Recipe, manifest: Manifest, mapped: Map, progress: Advance | None) -> Presence | None:
     data = recipe.data
     if not presence.needed(data.sampling):
         return None
-
-    def mask(scene: Scene, window: Window) -> NDArray[np.uint8]:
-        cut = cutting.read(scene, window, manifest.classes, nodata=data.nodata, data=data)
-        return cut.finished((0.0,) * len(manifest.bands))[1]
-
-    folder = store.join(recipe.compute.output, recipe.name, "manifests")
-    scenes = manifest.split("train")
     return presence_build.current(
-        folder, manifest.digest, scenes, data.sampling, mask, num_classes=len(manifest.classes), progress=progress
+        store.join(recipe.compute.output, recipe.name, "manifests"),
+        manifest.digest,
+        manifest.split("train"),
+        data.sampling,
+        partial(_mask, classes=manifest.classes, num_bands=len(manifest.bands), data=data),
+        num_classes=len(manifest.classes),
+        mapped=mapped,
+        progress=progress,
     )
+
+
+def _mask(scene: Scene, window: Window, classes: Classes, num_bands: int, data: Data) -> NDArray[np.uint8]:
+    cut = cutting.read(scene, window, classes, nodata=data.nodata, data=data)
+    return cut.finished((0.0,) * num_bands)[1]

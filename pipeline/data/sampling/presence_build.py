@@ -1,11 +1,10 @@
-"""Making the index of classes: every mask is read once, piece by piece, by threads; and where the index is kept."""
+"""Making the index of classes: every mask is read once, piece by piece; and where the index is kept."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.classes import IGNORE
+from pipeline.data.mapping import local
+from pipeline.data.mapping.local import Map
 from pipeline.data.sampling import presence_file
 from pipeline.data.sampling.presence import FULL, Presence, Runs, cell_for
 from pipeline.data.scenes import Scene
@@ -27,7 +28,6 @@ ReadMask = Callable[[Scene, Window], NDArray[np.uint8]]
 """The mask of a window: ids and IGNORE [h, w], or of multilabel data 0, 1 and IGNORE per class [K, h, w]."""
 
 _PIECE_PIXELS: Final = 1024
-_AHEAD: Final = 4
 
 
 class _Piece(NamedTuple):
@@ -48,6 +48,7 @@ def current(
     read_mask: ReadMask,
     *,
     num_classes: int,
+    mapped: Map = local.mapped,
     progress: Advance | None = None,
 ) -> Presence:
     """The index of a manifest's scenes that lies in `folder`; made and written now if there is none.
@@ -59,6 +60,7 @@ def current(
         sampling: says how small windows are, and so how small cells must be.
         read_mask: reads the mask of a window.
         num_classes: of the masks.
+        mapped: does the reading, which makes no difference to what is found.
         progress: is called with pieces read and all pieces.
 
     Raises:
@@ -70,7 +72,7 @@ def current(
         found = presence_file.from_bytes(store.read_bytes(uri), uri)
     except FileNotFoundError:
         logger.info("no index of classes yet: reading the masks of %d scenes", len(scenes))
-        made = build(scenes, read_mask, num_classes=num_classes, cell=cell, progress=progress)
+        made = build(scenes, read_mask, num_classes=num_classes, cell=cell, mapped=mapped, progress=progress)
         store.write_bytes(uri, presence_file.to_bytes(made))
         return made
     if found.ids != tuple(s.id for s in scenes) or len(found.classes) != num_classes:
@@ -89,10 +91,10 @@ def build(
     *,
     num_classes: int,
     cell: int,
-    threads: int = 4,
+    mapped: Map = local.mapped,
     progress: Advance | None = None,
 ) -> Presence:
-    """Read all masks, at most a few pieces of 1024² pixels per thread at a time.
+    """Read all masks, a job of `mapped` for each strip of pieces of 1024² pixels.
 
     Raises:
         DataError: what `read_mask` raises.
@@ -103,7 +105,8 @@ def build(
     shares: list[NDArray[np.uint8]] = []
     valid_pixels = {s.id: 0 for s in scenes}
     first = 0
-    for done, piece in enumerate(_pieces(windows, read_mask, num_classes, cell, threads), 1):
+    look = partial(_look, read_mask=read_mask, num_classes=num_classes, cell=cell)
+    for done, piece in enumerate(mapped(look, windows), 1):
         for kept, held in zip(runs, (*piece.classes, piece.foreground), strict=True):
             kept.append(Runs.of(held.ravel(), first))
         flat = piece.shares.ravel()
@@ -136,35 +139,20 @@ def _windows(scenes: Sequence[Scene], cell: int) -> Iterator[tuple[Scene, Window
                 yield scene, Window(row, 0, min(rows, scene.height - row), scene.width, level)
 
 
-def _pieces(
-    windows: Sequence[tuple[Scene, Window]], read_mask: ReadMask, num_classes: int, cell: int, threads: int
-) -> Iterator[_Piece]:
-    """In order, read ahead."""
-
-    def look(scene: Scene, strip: Window) -> _Piece:
-        cols = max(1, _PIECE_PIXELS // cell) * cell
-        parts = []
-        for col in range(0, strip.width, cols):
-            window = strip._replace(col=col, width=min(cols, strip.width - col))
-            parts.append(_look(read_mask(scene, window), num_classes, cell))
-        classes, foreground, shares, num_valid = zip(*parts, strict=True)
-        joined = [np.concatenate(arrays, axis=-1) for arrays in (classes, foreground, shares)]
-        return _Piece(joined[0], joined[1], joined[2], sum(num_valid))
-
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="presence")
-    pending: deque[Future[_Piece]] = deque()
-    try:
-        for window in windows:
-            pending.append(pool.submit(look, *window))
-            if len(pending) >= _AHEAD * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _look(job: tuple[Scene, Window], read_mask: ReadMask, num_classes: int, cell: int) -> _Piece:
+    """What the cells of a strip hold."""
+    scene, strip = job
+    cols = max(1, _PIECE_PIXELS // cell) * cell
+    parts = []
+    for col in range(0, strip.width, cols):
+        window = strip._replace(col=col, width=min(cols, strip.width - col))
+        parts.append(_held(read_mask(scene, window), num_classes, cell))
+    classes, foreground, shares, num_valid = zip(*parts, strict=True)
+    joined = [np.concatenate(arrays, axis=-1) for arrays in (classes, foreground, shares)]
+    return _Piece(joined[0], joined[1], joined[2], sum(num_valid))
 
 
-def _look(mask: NDArray[np.uint8], num_classes: int, cell: int) -> _Piece:
+def _held(mask: NDArray[np.uint8], num_classes: int, cell: int) -> _Piece:
     """What the cells of a mask hold; the last ones of a row or column may be smaller."""
     height, width = mask.shape[-2:]
     rows, cols = -(-height // cell), -(-width // cell)

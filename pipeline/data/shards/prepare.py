@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
@@ -18,13 +17,15 @@ import numpy as np
 
 from pipeline import store
 from pipeline.data.manifest import Manifest
+from pipeline.data.mapping import local
+from pipeline.data.mapping.local import Map
 from pipeline.data.scenes import Scene
 from pipeline.data.shards import advice, layout, writing
 from pipeline.data.shards.advice import Advice
 from pipeline.data.shards.layout import Layout
 from pipeline.data.shards.writing import Written
 from pipeline.log import Advance
-from pipeline.recipe import Data, Recipe
+from pipeline.recipe import Data, Recipe, absolute
 
 logger = logging.getLogger(__name__)
 
@@ -76,16 +77,25 @@ def found(recipe: Recipe, manifest: Manifest, split: str = "train") -> str:
     return uri if store.exists(store.join(uri, layout.INDEX)) else ""
 
 
-def prepare(recipe: Recipe, manifest: Manifest, *, split: str = "train", progress: Advance | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    manifest: Manifest,
+    *,
+    split: str = "train",
+    mapped: Map = local.mapped,
+    progress: Advance | None = None,
+) -> Prepared:
     """Write the shards of a split; those that an earlier try has finished are kept.
 
     Every shard is read back before it counts. With `data.on_error: quarantine`, parts of files that cannot be read are
-    left out, and training then meets them in the files as it would have without shards.
+    left out, and training then meets them in the files as it would have without shards. A shard is a job of `mapped`;
+    whoever does it has the same output and, where that is not local, room for a shard of 2 GB in its temporary folder.
 
     Args:
         recipe: its data section says how files are read.
         manifest: of the very data.
         split: whose scenes.
+        mapped: does the work, which makes no difference to what is written.
         progress: is called with pixels done and all pixels.
 
     Raises:
@@ -95,23 +105,21 @@ def prepare(recipe: Recipe, manifest: Manifest, *, split: str = "train", progres
     """
     began = time.perf_counter()
     scenes = manifest.split(split)
-    uri = place(recipe, manifest, split)
+    uri = place(absolute(recipe), manifest, split)
     groups = _groups(scenes, _bytes_per_pixel(manifest, recipe.data))
     names = tuple(f"{number:05}.shard" for number in range(len(groups)))
     done, total = 0, sum(s.height * s.width * s.slices for s in scenes)
+    jobs = [
+        (writing.Job(group, manifest.classes, recipe.data, manifest.digest), store.join(uri, name))
+        for name, group in zip(names, groups, strict=True)
+    ]
     new, written = 0, list[Written]()
-    with ThreadPoolExecutor(writing.THREADS, thread_name_prefix="prepare") as pool:
-        for name, group in zip(names, groups, strict=True):
-            job = writing.Job(group, manifest.classes, recipe.data, manifest.digest)
-            target = store.join(uri, name)
-            shard = writing.known(job, target)
-            if shard is None:
-                shard = writing.write(job, target, pool)
-                new += 1
-            written.append(shard)
-            done += sum(s.height * s.width * s.slices for s in group)
-            if progress is not None:
-                progress(done, total)
+    for group, (shard, is_new) in zip(groups, mapped(_made, jobs, threaded=True), strict=True):
+        written.append(shard)
+        new += is_new
+        done += sum(s.height * s.width * s.slices for s in group)
+        if progress is not None:
+            progress(done, total)
     made = Layout(
         digest=manifest.digest,
         dtype=manifest.dtype,
@@ -127,6 +135,12 @@ def prepare(recipe: Recipe, manifest: Manifest, *, split: str = "train", progres
     unreadable = tuple(name for shard in written for name in shard.unreadable)
     logger.info("%d scenes in %d shards at %s: %.1f GB", len(scenes), len(names), uri, stored / 1e9)
     return Prepared(uri, len(scenes), len(names), new, stored, raw, seconds, unreadable)
+
+
+def _made(job: tuple[writing.Job, str]) -> tuple[Written, bool]:
+    """A shard, and whether it was not there yet."""
+    known = writing.known(*job)
+    return (writing.write(*job), True) if known is None else (known, False)
 
 
 def _bytes_per_pixel(manifest: Manifest, data: Data) -> int:

@@ -30,7 +30,7 @@ from pipeline.recipe.data import Quarantine
 # A whole number of chunks and of the usual storage tiles: 256 and 512.
 _SIDE: Final = 12 * CHUNK
 _READ_PIXELS: Final = 1 << 23
-THREADS: Final = min(8, os.cpu_count() or 1)
+_THREADS: Final = min(8, os.cpu_count() or 1)
 
 _Chunk = tuple[tuple[int, int], bytes, tuple[Any, ...]]
 
@@ -83,14 +83,15 @@ def known(job: Job, uri: str) -> Written | None:
         return None
 
 
-def write(job: Job, uri: str, pool: ThreadPoolExecutor) -> Written:
-    """One shard, which appears at once, and a note beside it."""
+def write(job: Job, uri: str) -> Written:
+    """One shard, by threads of its own; it appears at once, and a note beside it."""
     local = store.is_local(uri)
     folder = uris.local_path(uri).parent if local else Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{uuid.uuid4().hex}.part"
     try:
-        broken = _fill(job, temporary, pool)
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare") as pool:
+            broken = _fill(job, temporary, pool)
         _check(temporary)
         written = Written(temporary.stat().st_size, tuple(broken))
         if local:
@@ -101,12 +102,6 @@ def write(job: Job, uri: str, pool: ThreadPoolExecutor) -> Written:
         return written
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_alone(job: Job, uri: str) -> int:
-    """One shard by threads of its own; its size. For programs that write shards of their own."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="prepare") as pool:
-        return write(job, uri, pool).size
 
 
 def _note(uri: str) -> str:
@@ -141,7 +136,7 @@ def _read_ahead(job: Job, pool: ThreadPoolExecutor) -> Iterator[tuple[Scene, Win
         for scene in job.scenes:
             for window in _windows(scene):
                 pending.append((scene, window, pool.submit(_chunks, job, scene, window)))
-                if len(pending) > 2 * THREADS:
+                if len(pending) > 2 * _THREADS:
                     yield _result(*pending.popleft())
         while pending:
             yield _result(*pending.popleft())

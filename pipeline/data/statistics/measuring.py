@@ -5,9 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, Final
@@ -18,6 +16,8 @@ from pipeline import store
 from pipeline.data import cutting
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.manifest import Manifest
+from pipeline.data.mapping import local
+from pipeline.data.mapping.local import Map
 from pipeline.data.scenes import Scene
 from pipeline.data.statistics.moments import Statistics
 from pipeline.data.windows import Window
@@ -31,7 +31,6 @@ _WINDOW: Final = 512
 _JOB_WINDOWS: Final = 16
 _SKETCHED: Final = 2_000_000
 """So many pixels at least go into the sketches, or all if there are fewer; this moves ranks by less than 0.1 %."""
-_THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,18 @@ class Job:
     """One of so many pixels goes into the sketches."""
 
 
-def compute(manifest: Manifest, data: Data) -> Statistics:
+def compute(manifest: Manifest, data: Data, mapped: Map = local.mapped) -> Statistics:
     """Read about `data.statistics_pixels` pixels of the train split, spread evenly, or all if there are fewer.
 
-    Equal arguments give equal statistics, to the bit. Class counts are those of the pixels read that are labelled
-    and valid in the image.
+    Equal arguments give equal statistics, to the bit, whatever `mapped` does the work. Class counts are those of the
+    pixels read that are labelled and valid in the image.
 
     Raises:
         ManifestError: there is no train split, or no valid pixel in it.
         SceneError, LabelError: a scene cannot be read any more.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return total(manifest, pool.map(partial(measure, classes=manifest.classes, data=data), jobs(manifest, data)))
+    work = partial(measure, classes=manifest.classes, data=data)
+    return total(manifest, mapped(work, jobs(manifest, data)))
 
 
 def jobs(manifest: Manifest, data: Data) -> list[Job]:
@@ -102,8 +101,8 @@ def total(manifest: Manifest, parts: Iterable[Statistics]) -> Statistics:
     return whole
 
 
-def cached(recipe: Recipe, manifest: Manifest) -> Statistics:
-    """The statistics in <output>/<name>/statistics/; computed and put there if they are not yet."""
+def cached(recipe: Recipe, manifest: Manifest, mapped: Map = local.mapped) -> Statistics:
+    """The statistics in <output>/<name>/statistics/; computed by `mapped` and put there if they are not yet."""
     name = f"{manifest.digest[:12]}.json"
     uri = store.join(recipe.compute.output, recipe.name, "statistics", name)
     made_of = {
@@ -117,7 +116,7 @@ def cached(recipe: Recipe, manifest: Manifest) -> Statistics:
             return Statistics.from_json(entry["statistics"])
     except FileNotFoundError:
         pass
-    statistics = compute(manifest, recipe.data)
+    statistics = compute(manifest, recipe.data, mapped)
     store.write_json(uri, {"made_of": made_of, "statistics": statistics.to_json()})
     logger.info("statistics of %d pixels written to %s", statistics.count, uri)
     return statistics
