@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.data.classes import IGNORE
 from pipeline.data.sampling.order import Order
 from pipeline.data.sampling.positions import Worst
+from pipeline.data.sampling.presence import FULL, Presence, Runs, cell_for
 from pipeline.data.sampling.presence_build import build
 from pipeline.data.sampling.presence_file import to_bytes
 from pipeline.data.scenes import Scene
@@ -85,6 +86,52 @@ def presence(scenes: int, draws: int) -> None:
             plan.chip(i)
         micros = (time.process_time() - began) / draws * 1e6
         print(f"  {sampling.kind}, min_valid {sampling.min_valid}: {micros:.1f} µs a number")
+
+
+def footprints(scenes: int, side: int, cell: int) -> Presence:
+    """The index of scenes that are valid between two slanted lines, of sixteen kinds."""
+    length = side // cell
+    down, right = np.mgrid[:length, :length] / length
+    nothing = Runs(np.empty(0, np.int64), np.empty(0, np.int64))
+    starts, shares, pixels = [], [], []
+    for low, high in np.random.default_rng(0).uniform(0.05, 0.3, (16, 2)):
+        left, rest = ((far * length).clip(0, 1) for far in (right - low - 0.2 * down, 1 - high + 0.1 * down - right))
+        valid = (left * rest * FULL).astype(np.uint8).ravel()
+        starts.append(np.flatnonzero(np.diff(valid.astype(np.int16), prepend=-1)))
+        shares.append(valid[starts[-1]])
+        pixels.append(int((left * rest).sum() * cell**2))
+    kinds = [i % 16 for i in range(scenes)]
+    return Presence(
+        ids=("",) * scenes,
+        shapes=np.tile(np.array([1, side, side]), (scenes, 1)),
+        cell=cell,
+        classes=(nothing,),
+        foreground=nothing,
+        valid_pixels=np.array([pixels[kind] for kind in kinds]),
+        valid_starts=np.concatenate([starts[kind] + i * length**2 for i, kind in enumerate(kinds)]),
+        valid_shares=np.concatenate([shares[kind] for kind in kinds]),
+    )
+
+
+def partly_valid(scenes: int, side: int, size: int, draws: int) -> None:
+    """One line: the same for a grid's windows of which many are not valid enough."""
+    sampling = GridSampling(size=size, min_valid=0.5)
+    index = footprints(scenes, side, cell_for(sampling))
+    began = time.process_time()
+    plan = Order([(side, side)] * scenes, sampling, "d" * 64, 0, presence=index)
+    seconds = time.process_time() - began
+    tracemalloc.start()
+    Order([(side, side)] * scenes, sampling, "d" * 64, 0, presence=index)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    began = time.process_time()
+    for i in range(draws):
+        plan.chip(i)
+    micros = (time.process_time() - began) / draws * 1e6
+    print(
+        f"  {scenes:,} scenes of {side}², windows of {size}²: {plan.epoch_size:,} of the grid are kept,"
+        f" planned in {seconds:.2f} s and {peak / 1e6:.0f} MB, {micros:.1f} µs a number"
+    )
 
 
 def tiles(window: Window, tile: int) -> int:
@@ -169,6 +216,9 @@ def main() -> None:
     ):
         planned(sampling, options.scenes, options.draws)
     presence(min(options.scenes, 200), options.draws)
+    print("\ngrid with min_valid, every scene partly valid")
+    for scenes, side, pixels in ((10_000, 1024, 256), (options.scenes, 1024, 256), (10_000, 8192, 512)):
+        partly_valid(scenes, side, pixels, options.draws)
     sides = [(3000 + 500 * (i % 9), 3000 + 700 * (i % 7)) for i in range(60)]
     print(f"\n{options.chips} windows of 512² from {len(sides)} scenes in tiles of 512², batches of {options.batch}")
     heads = ["scenes", "blocks", "tiles a chip", "χ² scenes", "χ² places", "χ² classes"]

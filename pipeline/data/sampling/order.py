@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.data.sampling import positions as draw
 from pipeline.data.sampling import presence as presences
+from pipeline.data.sampling.grid import Grid
 from pipeline.data.sampling.permutation import ROUNDS, hashed, permute, words
 from pipeline.data.sampling.positions import Shape, Words, Worst
 from pipeline.data.sampling.presence import Presence
@@ -108,12 +109,12 @@ class Order:
         self._sampling, self._worst = sampling, tuple(worst)
         self._shapes = draw.table(shapes)
         self._presence = presences.checked(presence, self._shapes, sampling) if presences.needed(sampling) else None
-        chips = draw.num_chips(self._shapes, sampling, self._presence)
+        # Asked once: an instance check of such classes takes as long as drawing a window.
+        self._grid = Grid.of(self._shapes, sampling, self._presence) if isinstance(sampling, GridSampling) else None
+        chips = draw.num_chips(self._shapes, sampling, self._presence, self._grid)
         shares = chips if sampling.weight == "area" else np.minimum(chips, 1)
         self._ends = array("q", shares.cumsum().tobytes())
-        # Asked once: an instance check of such classes takes as long as drawing a window.
         self._near = sampling.locality if isinstance(sampling, Uniform) else None
-        self._grid = sampling if isinstance(sampling, GridSampling) else None
         self._one_by_one = self._grid is not None and sampling.weight == "area"
         self._hard = sampling if isinstance(sampling, Hard) else None
         self._share = sampling.share if isinstance(sampling, Balanced | Foreground | Hard) else 0.0
@@ -128,6 +129,7 @@ class Order:
         self._two_words = alone and bool((self._shapes[:, 2] == 1).all())
         self._key = f"{digest}\x1f{seed}\x1f"
         self._known: dict[str, list[int]] = {}
+        self._groups: dict[tuple[int, int], int] = {}
         self._blocks: dict[tuple[int, int, int], draw.Block] = {}
 
     @property
@@ -228,21 +230,19 @@ class Order:
         # Where little is valid, look about what is.
         return _Place(scene, draw.around(shape, self._presence.valid_cell(scene, words.pick), size, words))
 
-    def _of_grid(self, turn: _Turn, sampling: GridSampling) -> _Place:
+    def _of_grid(self, turn: _Turn, grid: Grid) -> _Place:
         words = self._words(turn)
-        place = 0
         if self._one_by_one:
             # Whatever the epoch's size, all windows come once before any comes twice.
             turns, index = divmod(turn.number, self._ends[-1])
             place = permute(index, self._ends[-1], self._keys(f"grid\x1f{turns}", ROUNDS))
             scene = bisect_right(self._ends, place)
+            position = place - (self._ends[scene - 1] if scene else 0)
         else:
             scene = self._scene(turn.slot, turn.offset)
-        shape = self._shape(scene)
-        kept = draw.kept(shape, sampling, self._presence, scene)
-        first = self._ends[scene - 1] if scene else 0
-        position = place - first if self._one_by_one else draw.below(len(kept), words.pick)
-        window = draw.grid_window(shape, sampling, int(kept[position]))
+            position = draw.below(int(grid.counts[scene]), words.pick)
+        shape, sampling = self._shape(scene), grid.sampling
+        window = grid.window(shape.height, shape.width, grid.number(scene, position))
         return _Place(scene, draw.moved(shape, window, draw.side(sampling, words.scale), sampling.jitter, words))
 
     def _local_slot(self, epoch: int, index: int, keys: Sequence[int]) -> int:
@@ -256,31 +256,39 @@ class Order:
         groups = min(pool, self.epoch_size // chips - number * pool)
         member, place = divmod(position, groups)
         mixed = self._keys(f"{epoch}\x1fpool\x1f{number}\x1f{member}", ROUNDS)
-        group = permute(number * pool + permute(place, groups, mixed), self.epoch_size // chips, keys)
-        return group * chips + member
+        return self._group(epoch, number * pool + permute(place, groups, mixed), keys) * chips + member
+
+    def _group(self, epoch: int, position: int, keys: Sequence[int]) -> int:
+        """The group that is at a position of an epoch; the last ones are kept, for the other chips of the group."""
+        found = self._groups.get((epoch, position))
+        if found is None:
+            if len(self._groups) >= _KNOWN:
+                self._groups.clear()
+            assert self._near is not None
+            found = self._groups[epoch, position] = permute(position, self.epoch_size // self._near.chips, keys)
+        return found
 
     def _of_block(self, turn: _Turn, attempt: int) -> _Place:
         assert self._near is not None
         scene, words = self._scene(turn.slot, turn.offset), self._words(turn, attempt)
-        block = self._block(self._near, turn.epoch, turn.slot // self._near.chips, scene)
-        size = draw.side(self._sampling, words.scale)
-        return _Place(scene, draw.inside(self._shape(scene), block, size, self._largest, words), block.window)
+        shape, size = self._shape(scene), draw.side(self._sampling, words.scale)
+        key = turn.epoch, turn.slot // self._near.chips, scene
+        block = self._blocks.get(key)  # the last ones are kept, for the other chips of the group
+        if block is None:
+            if len(self._blocks) >= _KNOWN:
+                self._blocks.clear()
+            block = self._blocks[key] = self._block(self._near, shape, key)
+        return _Place(scene, draw.inside(shape, block, size, self._largest, words), block.window)
 
-    def _block(self, near: Locality, epoch: int, group: int, scene: int) -> draw.Block:
-        """A group's block of a scene; the last ones are kept, for the other chips of the group."""
-        key = epoch, group, scene
-        found = self._blocks.get(key)
-        if found is not None:
-            return found
-        tried: list[tuple[float, int, draw.Block]] = []
+    def _block(self, near: Locality, shape: Shape, key: tuple[int, int, int]) -> draw.Block:
+        """A group's block of a scene; `key` is epoch, group and scene."""
+        epoch, group, scene = key
+        tried: list[tuple[float, draw.Block]] = []
         for attempt in range(_BLIND_TRIES):
             words = hashed(f"{self._key}{epoch}\x1fblock\x1f{group}\x1f{scene}\x1f{attempt}", 5)
-            block = draw.block(self._shape(scene), near, self._largest, Words(*words[:3]), (words[3], words[4]))
+            block = draw.block(shape, near, self._largest, Words(*words[:3]), (words[3], words[4]))
             share = 1.0 if self._presence is None else self._presence.valid_share(scene, block.window)
-            tried.append((share, -attempt, block))
             if share >= self._sampling.min_valid:
-                break
-        if len(self._blocks) >= _KNOWN:
-            self._blocks.clear()
-        self._blocks[key] = max(tried)[2]
-        return max(tried)[2]
+                return block
+            tried.append((share, block))
+        return max(tried, key=lambda one: one[0])[1]

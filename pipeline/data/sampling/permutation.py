@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from struct import unpack
 from typing import Final
 
 _MASK64: Final = (1 << 64) - 1
@@ -22,14 +23,13 @@ def words(*key: str | int, count: int) -> list[int]:
 
 def hashed(text: str, count: int) -> list[int]:
     """The same of a key that is one text."""
-    digest = blake2b(text.encode(), digest_size=8 * count).digest()
-    return [int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8)]
+    return list(unpack(f"<{count}Q", blake2b(text.encode(), digest_size=8 * count).digest()))
 
 
 def permute(index: int, length: int, keys: Sequence[int]) -> int:
     """Element `index` of a pseudo-random permutation of range(length), chosen by the 64-bit round keys.
 
-    The rounds mix with the finaliser of splitmix64 (Steele et al. 2014).
+    A length is below 2**64. The rounds mix with the finaliser of splitmix64 (Steele et al. 2014).
     """
     half = max(1, ((length - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
@@ -38,7 +38,7 @@ def permute(index: int, length: int, keys: Sequence[int]) -> int:
         for key in keys:
             mixed = right + key & _MASK64
             mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
-            mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK64
+            mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB  # what passes 64 bits, the mask takes away
             left, right = right, left ^ (mixed ^ mixed >> 31) & mask
         index = left << half | right
         if index < length:

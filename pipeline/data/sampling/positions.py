@@ -11,11 +11,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from pipeline import store
-from pipeline.data.sampling.presence import FULL, Ints, Presence, Runs
+from pipeline.data.sampling.grid import Grid
+from pipeline.data.sampling.presence import Ints, Presence, Runs
 from pipeline.data.scenes import Scene
-from pipeline.data.windows import Window, nearest, num_starts, start, starts
+from pipeline.data.windows import Window, nearest
 from pipeline.errors import ManifestError, RecipeError
-from pipeline.recipe.sampling import Balanced, Foreground, GridSampling, Locality, Sampling, Uniform
+from pipeline.recipe.sampling import Balanced, Foreground, Locality, Sampling, Uniform
 
 logger = logging.getLogger(__name__)
 
@@ -83,20 +84,14 @@ def table(shapes: Sequence[Sequence[int]]) -> Ints:
     return np.concatenate([given, rest], axis=1)
 
 
-def num_chips(shapes: Ints, sampling: Sampling, presence: Presence | None) -> Ints:
+def num_chips(shapes: Ints, sampling: Sampling, presence: Presence | None, grid: Grid | None) -> Ints:
     """How many windows each scene gives to an epoch that covers the split once, [S].
 
     Raises:
         ManifestError: none.
     """
-    if isinstance(sampling, GridSampling):
-        chips = _grid_counts(shapes, sampling)
-        if presence is not None:
-            for scene in np.flatnonzero(presence.least_shares < FULL).tolist():
-                chips[scene] = len(kept(Shape(*shapes[scene].tolist()), sampling, presence, scene))
-    else:
-        pixels = shapes[:, :3].prod(axis=1) if presence is None or not sampling.min_valid else presence.valid_pixels
-        chips = -(-pixels // sampling.size**2)
+    pixels = shapes[:, :3].prod(axis=1) if presence is None or not sampling.min_valid else presence.valid_pixels
+    chips: Ints = -(-pixels // sampling.size**2) if grid is None else grid.counts
     if not chips.any():
         raise ManifestError(
             f"no window of the train split has data.sampling.min_valid {sampling.min_valid:g} of its pixels valid and"
@@ -189,33 +184,6 @@ def moved(shape: Shape, window: Window, size: int, jitter: int, words: Words) ->
     return Window(row, col, size, size, window.slice)
 
 
-def _grid_counts(shapes: Ints, sampling: GridSampling) -> Ints:
-    """Windows of the grid over all slices of each scene, [S]."""
-    lengths = {n: num_starts(n, sampling.size, sampling.overlap) for n in np.unique(shapes[:, :2]).tolist()}
-    sides = np.array([[lengths[height], lengths[width]] for height, width in shapes[:, :2].tolist()], np.int64)
-    counts: Ints = sides.prod(axis=1) * shapes[:, 2]
-    return counts
-
-
-def kept(shape: Shape, sampling: GridSampling, presence: Presence | None, scene: int) -> Sequence[int] | Ints:
-    """Numbers of the grid's windows that are valid enough, ascending."""
-    rows, cols = (num_starts(length, sampling.size, sampling.overlap) for length in shape[:2])
-    if presence is None or presence.least_shares[scene] == FULL:
-        return range(rows * cols * shape.slices)
-    begins = [np.array(starts(length, sampling.size, sampling.overlap)) for length in shape[:2]]
-    shares = presence.valid_shares_of(scene, begins[0], begins[1], sampling.size)
-    return np.flatnonzero(shares >= sampling.min_valid)
-
-
-def grid_window(shape: Shape, sampling: GridSampling, number: int) -> Window:
-    """One of them: slice by slice, row by row."""
-    size, overlap = sampling.size, sampling.overlap
-    rows, cols = (num_starts(length, size, overlap) for length in shape[:2])
-    level, rest = divmod(number, rows * cols)
-    row, col = divmod(rest, cols)
-    return Window(start(row, shape.height, size, overlap), start(col, shape.width, size, overlap), size, size, level)
-
-
 class Block(NamedTuple):
     """A run of storage tiles, as a window clipped to the scene, and the [first, last] rows and columns at which the
     largest windows inside it begin."""
@@ -255,19 +223,16 @@ def _interval(
 
 def inside(shape: Shape, where: Block, size: int, largest: int, words: Words) -> Window:
     """A uniform window in a block; one smaller than the `largest` lies anywhere in a largest one."""
-    row, col = (
-        begin + below(last - begin + 1, word) + below(min(largest, length) - min(size, length) + 1, _spread(word))
-        for (begin, last), word, length in (
-            (where.rows, words.down, shape.height),
-            (where.cols, words.right, shape.width),
-        )
-    )
+    row = _inside(where.rows, words.down, shape.height, size, largest)
+    col = _inside(where.cols, words.right, shape.width, size, largest)
     return Window(row, col, size, size, where.window.slice)
 
 
-def _spread(word: int) -> int:
-    """The low half of a word, whose high half was used."""
-    return word << 32 & 0xFFFFFFFFFFFFFFFF
+def _inside(begins: tuple[int, int], word: int, length: int, size: int, largest: int) -> int:
+    first, last = begins
+    spare = min(largest, length) - min(size, length) + 1
+    # The high half of the word was used: the low one says where in the largest window the smaller one lies.
+    return first + (word * (last - first + 1) >> 64) + ((word << 32 & 0xFFFFFFFFFFFFFFFF) * spare >> 64)
 
 
 def worst_windows(report_uri: str, scenes: Sequence[Scene]) -> tuple[Worst, ...]:

@@ -177,35 +177,53 @@ class Presence:
     def valid_share(self, scene: int, window: Window) -> float:
         """Valid share of those pixels of a window that lie in its scene, 0..1, as far as cells tell."""
         _, rows, cols = self.grids[scene].tolist()
-        (rows_from, down), (cols_from, across) = (
-            _parts(begin, begin + side, length, self.cell)
-            for begin, side, (_, length) in zip(window[:2], window[2:4], self._sides(scene), strict=True)
-        )
-        if not (len(down) and len(across)):
+        _, height, width = self.shapes[scene].tolist()
+        rows_from, down = _parts(window.row, window.row + window.height, height, self.cell)
+        cols_from, across = _parts(window.col, window.col + window.width, width, self.cell)
+        if not (down and across):
             return 0.0
+        if self.least_shares[scene] == FULL:
+            return 1.0
         first = int(self.offsets[scene]) + (window.slice * rows + rows_from) * cols + cols_from
-        cells = first + np.arange(len(down))[:, None] * cols + np.arange(len(across))
+        cells = np.arange(first, first + len(down) * cols, cols)[:, None] + np.arange(len(across))
         shares = self.valid_shares[self.valid_starts.searchsorted(cells, side="right") - 1]
-        return float(down @ shares @ across / (FULL * down.sum() * across.sum()))
+        return int(np.array(down) @ shares @ np.array(across)) / (FULL * sum(down) * sum(across))
 
-    def valid_shares_of(self, scene: int, rows: Ints, cols: Ints, size: int) -> NDArray[np.float64]:
-        """`valid_share` of the windows [row, row + size) × [col, col + size) of all slices, [slices, rows, cols]."""
-        (_, height), (_, width) = self._sides(scene)
+    def valid_shares_of(self, scenes: NDArray[np.intp], rows: Ints, cols: Ints, size: int) -> NDArray[np.float64]:
+        """`valid_share` of windows of several scenes of one shape.
+
+        Args:
+            scenes: their positions.
+            rows: first rows of the windows [row, row + size) × [col, col + size), [R].
+            cols: their first columns, [C].
+            size: their height and width.
+
+        Returns:
+            Shares over all slices [scenes, slices, R, C].
+        """
+        (_, height), (_, width) = self._sides(int(scenes[0]))
         down, across = (_overlaps(begins, size, n, self.cell) for begins, n in ((rows, height), (cols, width)))
         areas = np.outer(down.sum(axis=1), across.sum(axis=1))
-        shares: NDArray[np.float64] = down @ self._shares(scene).astype(np.float64) @ across.T / (FULL * areas)
+        # Whole numbers throughout: no rounding before the division, in whatever order they are added.
+        exact = np.float32 if FULL * size < 1 << 24 else np.float64
+        sums = (self._shares(scenes).astype(exact) @ across.T.astype(exact)).astype(np.float64)
+        shares: NDArray[np.float64] = down @ sums / (FULL * areas)
         return shares
 
     def _sides(self, scene: int) -> list[tuple[int, int]]:
         """Cells and pixels down and across."""
         return list(zip(self.grids[scene, 1:].tolist(), self.shapes[scene, 1:].tolist(), strict=True))
 
-    def _shares(self, scene: int) -> NDArray[np.uint8]:
-        """Valid share of a scene's cells, [slices, rows, cols]."""
-        begin, end = self.offsets[scene : scene + 2].tolist()
-        low, high = self.valid_starts.searchsorted([begin, end - 1], side="right")
-        bounds = np.concatenate([[begin], self.valid_starts[low:high], [end]])
-        return np.repeat(self.valid_shares[low - 1 : high], np.diff(bounds)).reshape(self.grids[scene])
+    def _shares(self, scenes: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """Valid share of the cells of scenes of one shape, [scenes, slices, rows, cols]."""
+        # Each scene begins a new run of shares.
+        low, high = (self.valid_starts.searchsorted(self.offsets[scenes + end]) for end in (0, 1))
+        counts = high - low
+        runs = np.arange(counts.sum()) + np.repeat(low - (counts.cumsum() - counts), counts)
+        begins = self.valid_starts[runs]
+        ends = np.append(begins[1:], 0)
+        ends[counts.cumsum() - 1] = self.offsets[scenes + 1]
+        return np.repeat(self.valid_shares[runs], ends - begins).reshape(-1, *self.grids[scenes[0]].tolist())
 
     @classmethod
     def merged(cls, parts: Sequence[Presence]) -> Presence:
@@ -226,15 +244,15 @@ class Presence:
         )
 
 
-def _parts(begin: int, end: int, length: int, cell: int) -> tuple[int, Ints]:
+def _parts(begin: int, end: int, length: int, cell: int) -> tuple[int, list[int]]:
     """The first cell that an interval touches, and how many of its pixels lie in each; outside of the scene none."""
     begin, end = max(0, begin), min(end, length)
     if begin >= end:
-        return 0, np.empty(0, np.int64)
+        return 0, []
     first, last = begin // cell, (end - 1) // cell
-    edges = np.arange(first, last + 2) * cell
-    edges[0], edges[-1] = begin, end
-    return first, np.diff(edges)
+    if first == last:
+        return first, [end - begin]
+    return first, [(first + 1) * cell - begin, *[cell] * (last - first - 1), end - last * cell]
 
 
 def _overlaps(begins: Ints, size: int, length: int, cell: int) -> NDArray[np.float64]:
