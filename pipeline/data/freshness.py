@@ -1,12 +1,14 @@
 """Training on a file that changed after it was indexed is an error: the manifest would name other data than were used.
 
-Each process asks once per scene, when it first reads it, for size and date (or ETag) of the files. Only where these
-differ, as after copying a folder, the content is looked at again.
+Each process asks for size and date (or ETag) of a scene's files when it first reads it; of local files again each time,
+which costs microseconds, so that one that is replaced while training runs is noticed. Only where these differ, as after
+copying a folder, the content is looked at again.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final
@@ -21,11 +23,15 @@ from pipeline.uris import local_path
 
 logger = logging.getLogger(__name__)
 
+Date = tuple[int, int]
+"""Size in bytes and time of the last change in nanoseconds."""
+
 _HINT: Final = "run `segpipe index` again; it reads only what changed"
 # One entry is some hundred bytes. What is forgotten is asked for again, nothing more.
 _REMEMBERED: Final = 100_000
 
-_checked: set[tuple[str, ...]] = set()
+_checked: dict[tuple[str, ...], dict[str, Date | None]] = {}
+_told: list[str] = []
 
 
 def seen(files: Iterable[str]) -> str:
@@ -61,25 +67,42 @@ def digest(stamps: Iterable[str]) -> str:
 def forget() -> None:
     """Ask for everything again."""
     _checked.clear()
+    _told.clear()
 
 
 def check(scene: Scene, classes: Classes, data: Data) -> None:
-    """Refuse a scene whose files are not those that the manifest describes; asked once per process and scene.
+    """Refuse a scene whose files are not those that the manifest describes.
+
+    Files elsewhere are asked for once per process and scene, local ones each time. Of a local folder, what changes
+    inside a file of it after the first time is not seen.
 
     Raises:
         SceneError: a file is missing, or has another content than when it was indexed.
     """
     key = (scene.id, scene.image, scene.label or "", scene.seen)
-    if not scene.seen or key in _checked:
-        return  # without `seen`, a manifest of an older version
-    _look(scene, classes, data)
+    if not scene.seen:
+        return  # a manifest of an older version
+    known = _checked.get(key)
+    if known is not None and all(_date(path) == date for path, date in known.items()):
+        return
+    found = Found(scene.id, scene.image, scene.label, scene.aoi)
+    dates = {path: _date(path) for path in (str(local_path(f)) for f in found.files if store.is_local(f))}
+    _look(found, scene, classes, data)
     if len(_checked) >= _REMEMBERED:
         _checked.clear()
-    _checked.add(key)
+    _checked[key] = dates
 
 
-def _look(scene: Scene, classes: Classes, data: Data) -> None:
-    found = Found(scene.id, scene.image, scene.label, scene.aoi)
+def _date(path: str) -> Date | None:
+    """None: it is not there."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (a Path costs more than the call)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _look(found: Found, scene: Scene, classes: Classes, data: Data) -> None:
     try:
         if seen(found.files) == scene.seen:
             return
@@ -91,4 +114,16 @@ def _look(scene: Scene, classes: Classes, data: Data) -> None:
     if look.stamp != scene.stamp:
         names = ", ".join(found.files)
         raise SceneError(f"scene {scene.id} has changed since it was indexed ({names})", _HINT)
-    logger.debug("scene %s: other dates than when it was indexed, but the same content", scene.id)
+    _tell(scene)
+
+
+def _tell(scene: Scene) -> None:
+    """Once per process, since all scenes of a copied folder have other dates. Blocks and labels were compared, and
+    pixels that were edited in place may lie between."""
+    if not _told:
+        _told.append(scene.id)
+        logger.warning(
+            "scene %s has other dates than when it was indexed, and the same content as far as it was compared; "
+            "if pixels were edited, or to have this said no more, run `segpipe index`",
+            scene.id,
+        )

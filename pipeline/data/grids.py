@@ -44,7 +44,8 @@ class Grid:
         Where only one of the two is georeferenced, only their sizes are compared.
         """
         if (self.height, self.width) != (other.height, other.width):
-            return f"{self.width} × {self.height} pixels against {other.width} × {other.height}"
+            sizes = f"{self.width} × {self.height} pixels against {other.width} × {other.height}"
+            return sizes + self._besides(other)
         if not (self.georeferenced and other.georeferenced):
             return ""
         if self.crs and other.crs and not gdal.same_crs(self.crs, other.crs):
@@ -56,6 +57,15 @@ class Grid:
             looks = self._explanation(other)
             return f"shifted by up to {shift:.3g} pixels{looks}: transform {self.transform} against {other.transform}"
         return ""
+
+    def _besides(self, other: Grid) -> str:
+        """What explains another size: another CRS, or pixels of another size; empty if neither is known."""
+        if not (self.crs and other.crs and self.usable and other.usable):
+            return ""
+        if not gdal.same_crs(self.crs, other.crs):
+            return f", {gdal.short_crs(self.crs)} against {gdal.short_crs(other.crs)}"
+        sides = [tuple(f"{math.hypot(*grid.transform[k::3]):.6g}" for k in (0, 1)) for grid in (self, other)]
+        return "" if sides[0] == sides[1] else ", of {} × {} against {} × {}".format(*sides[0], *sides[1])
 
     def _shift(self, other: Grid) -> float:
         """How far the corners of `other` lie from ours, in our pixels."""

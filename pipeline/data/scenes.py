@@ -6,7 +6,7 @@ import fnmatch
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -24,6 +24,8 @@ BETWEEN: Final = "\n"
 
 # GDAL and QGIS put these beside a raster; a glob such as images/* finds them, too.
 _SIDECARS: Final = (".aux.xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".wld", ".prj", ".txt", ".csv", ".json", ".db")
+# And people these.
+_PAPERS: Final = (".md", ".rst", ".html", ".pdf", ".docx", ".xlsx", ".yaml", ".yml", ".py", ".ipynb", ".ini", ".log")
 # A shapefile is several files; the first is its name.
 _PARTS: Final = (".shx", ".dbf", ".cpg", ".sbn", ".sbx", ".qix", ".qmd")
 _SHOWN: Final = 5
@@ -84,36 +86,81 @@ class Scene:
         return Grid(self.height, self.width, self.crs, self.transform)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a folder: scenes by id, of which some may lack a label or have two, and what is wrong with that.
+
+    `spare` says which labels belong to no image, "" if none; it is among the problems if there are others.
+    """
+
+    root: str
+    found: tuple[Found, ...]
+    problems: tuple[str, ...]
+    hint: str
+    spare: str = ""
+
+    def errors(self) -> list[ManifestError]:
+        """One for each problem."""
+        return [ManifestError(problem, self.hint) for problem in self.problems]
+
+    def error(self) -> ManifestError:
+        """One for all."""
+        said = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} with the files in {self.root}"
+        return ManifestError("\n  ".join([said, *self.problems]), self.hint)
+
+
 def find(data: Data) -> list[Found]:
     """The scenes of a data section, sorted by id. Local paths are absolute.
 
     Raises:
         ManifestError: no image is found, images lack a label or a band or have two, ids occur twice; all at once.
     """
+    seen = survey(data)
+    if seen.problems:
+        raise seen.error()
+    return list(seen.found)
+
+
+def survey(data: Data) -> Survey:
+    """The same, with what is wrong beside what is there, so that the scenes can be looked at all the same.
+
+    Labels without an image are only said in the log if nothing else is wrong: the others can be used without them.
+
+    Raises:
+        ManifestError: no image is found, none has a label, or the list of scenes cannot be read.
+    """
     root = absolute(data.root)
     labels = _labels(data, root)
     images, own, problems = _images(data, root, labels)
-    label_of = dict(own)
+    label_of = {i: [label] for i, label in own.items()}
     if data.labels is not None:
         more, wrong = _partners([i for i in images if i not in own], "label", data.labels, labels, root)
         label_of |= more
         problems += wrong
-        used = {*label_of.values()}
-        spare = [label for label in labels if label not in used and label not in more.values()]
-        if spare and not wrong:
-            logger.warning("%d labels belong to no image: %s", len(spare), some(sorted(map(_name, spare))))
-    aoi_of: dict[str, str] = {}
+    areas: dict[str, list[str]] = {}
     if data.aoi is not None:
-        files = _files(data.aoi.replace("{id}", "*"), root)
-        aoi_of, wrong = _partners(images, "area of interest", data.aoi, files, root)
+        files = _files(pairing.of_any(data.aoi), root)
+        areas, wrong = _partners(images, "area of interest", data.aoi, files, root)
         problems += wrong
-    if problems:
-        raise ManifestError(
-            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} with the files in {root}\n  "
-            + "\n  ".join(problems),
-            f"check data.{_way(data)} and data.labels",
-        )
-    return [Found(i, images[i], label_of.get(i), aoi_of.get(i)) for i in sorted(images)]
+    spare = _spare(labels, set().union(*label_of.values()))
+    if spare and problems:
+        problems.append(spare)
+    elif spare:
+        logger.warning("%s", spare)
+    first = {i: (label_of.get(i, [None])[0], areas.get(i, [None])[0]) for i in images}
+    found = tuple(Found(i, images[i], *first[i]) for i in sorted(images) if images[i])
+    seen = Survey(root, found, tuple(problems), f"check data.{_way(data)} and data.labels", spare)
+    if problems and data.labels is not None and not label_of:
+        raise seen.error()  # a pattern is wrong, not the files: they need not be opened
+    return seen
+
+
+def _spare(labels: Iterable[str], used: Container[str]) -> str:
+    """Which labels belong to no image."""
+    names = sorted(_name(label) for label in labels if label not in used)
+    if len(names) > 1:
+        return f"{len(names)} labels belong to no image: {some(names)}"
+    return f"label {names[0]} belongs to no image" if names else ""
 
 
 def absolute(root: str) -> str:
@@ -133,7 +180,7 @@ def _way(data: Data) -> str:
 
 
 def _labels(data: Data, root: str) -> list[str]:
-    return [] if data.labels is None else _files(data.labels.replace("{id}", "*"), root)
+    return [] if data.labels is None else _files(pairing.of_any(data.labels), root)
 
 
 def _images(data: Data, root: str, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
@@ -158,7 +205,7 @@ def _images(data: Data, root: str, labels: Sequence[str]) -> tuple[dict[str, str
 
 
 def _bands_apart(patterns: dict[str, str], root: str) -> tuple[dict[str, str], list[str]]:
-    """The image of each id: its bands' files in the order of the patterns."""
+    """The image of each id: its bands' files in the order of the patterns; empty where one is missing."""
     (first, pattern), *others = patterns.items()
     by_id = pairing.ids_in(_files(pattern.replace("{id}", "*"), root), pattern.rstrip("/"), root)
     if not by_id:
@@ -172,19 +219,19 @@ def _bands_apart(patterns: dict[str, str], root: str) -> tuple[dict[str, str], l
         files = _files(wanted.replace("{id}", "*"), root)
         found, wrong = _partners(by_id, f"file of band {band}", wanted, files, root)
         problems += wrong
-        for i, file in found.items():
-            parts[i].append(file)
-    return {i: BETWEEN.join(files) for i, files in parts.items()}, problems
+        for i, of in found.items():
+            parts[i].append(of[0])
+    return {i: BETWEEN.join(of) if len(of) == len(patterns) else "" for i, of in parts.items()}, problems
 
 
 def _partners(
     ids: Iterable[str], what: str, pattern: str, files: Sequence[str], root: str
-) -> tuple[dict[str, str], list[str]]:
-    """The file of each id, and what is wrong. A pattern without {id} names one file for all."""
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The files of each id that has some, and what is wrong. A pattern without {id} names one file for all."""
     ids = list(ids)
-    if "{id}" not in pattern:
+    if not pairing.has_id(pattern):
         if len(files) == 1:
-            return dict.fromkeys(ids, files[0]), []
+            return {i: list(files) for i in ids}, []
         found = f"finds {len(files)} files" if files else "finds no file"
         return {}, [f"{pattern!r} {found}; without {{id}} it must name one {what} for all scenes"]
     pairs = pairing.files_of(ids, files, pattern.rstrip("/"), root)
@@ -196,7 +243,7 @@ def _partners(
             if len(missing) > 1
             else f"image {missing[0]} has no {what} {pattern.replace('{id}', missing[0])!r}"
         )
-    return {i: f[0] for i, f in pairs.items() if f}, problems
+    return {i: f for i, f in pairs.items() if f}, problems
 
 
 def _files(pattern: str, root: str) -> list[str]:
@@ -205,7 +252,7 @@ def _files(pattern: str, root: str) -> list[str]:
         above, _, last = pattern.rstrip("/").rpartition("/")
         home = store.join(root, above)
         return [store.join(home, name) for name in store.list_dirs(home) if fnmatch.fnmatchcase(name, last)]
-    beside = tuple(ending for ending in (*_SIDECARS, *_PARTS) if not pattern.lower().endswith(ending))
+    beside = tuple(ending for ending in (*_SIDECARS, *_PAPERS, *_PARTS) if not pattern.lower().endswith(ending))
     return [f for f in store.glob(pattern, root=root) if not f.lower().endswith(beside)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.data import freshness
@@ -38,6 +39,36 @@ def test_a_changed_image_is_refused_and_a_touched_one_is_not(indexed):
     freshness.forget()
     with pytest.raises(SceneError, match="no such file"):
         freshness.check(scene, manifest.classes, data)
+
+
+def test_what_changes_while_training_runs_is_noticed_at_the_next_window(indexed):
+    manifest, data = indexed
+    scene = manifest.scenes[0]
+    freshness.check(scene, manifest.classes, data)
+    os.utime(scene.image, (1, 1))
+    freshness.check(scene, manifest.classes, data)
+    mask = np.zeros((scene.height, scene.width), np.uint8)
+    write_raster(Path(scene.label), mask)
+    with pytest.raises(SceneError, match="has changed since it was indexed"):
+        freshness.check(scene, manifest.classes, data)
+    Path(scene.label).unlink()
+    with pytest.raises(SceneError, match=r"a\.png: no such file"):
+        freshness.check(scene, manifest.classes, data)
+
+
+def test_other_dates_are_told_once(indexed, caplog):
+    manifest, data = indexed
+    for date in (1, 2):
+        os.utime(manifest.scenes[0].image, (date, date))
+        freshness.check(manifest.scenes[0], manifest.classes, data)
+    assert caplog.text.count("scene a has other dates than when it was indexed") == 1
+
+
+def test_files_that_are_the_same_are_looked_at_once(indexed, monkeypatch):
+    manifest, data = indexed
+    freshness.check(manifest.scenes[0], manifest.classes, data)
+    monkeypatch.setattr(freshness, "seen", lambda _: pytest.fail("looked at again"))
+    freshness.check(manifest.scenes[0], manifest.classes, data)
 
 
 def test_a_folder_changes_with_any_file_in_it(tmp_path):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,15 @@ def test_a_part_has_its_pixels_where_the_whole_has_them(transform, row, col):
 def test_differences_say_what_they_look_like(other, says):
     assert says in GRID.difference(other)
     assert other.difference(GRID)
+
+
+def test_another_size_is_told_with_what_explains_it():
+    coarse = Grid(32, 40, GRID.crs, (20.0, 0.0, 500_000.0, 0.0, -20.0, 5_000_000.0))
+    assert GRID.difference(coarse) == "80 × 64 pixels against 40 × 32, of 10 × 10 against 20 × 20"
+    degrees = Grid(50, 90, "EPSG:4326", (0.0001, 0.0, 15.0, 0.0, -0.0001, 45.0))
+    assert GRID.difference(degrees) == "80 × 64 pixels against 90 × 50, EPSG:32633 against EPSG:4326"
+    assert GRID.difference(replace(GRID, height=9)) == "80 × 64 pixels against 80 × 9"
+    assert GRID.difference(Grid(9, 80)) == "80 × 64 pixels against 80 × 9"
 
 
 def test_longitudes_of_two_kinds():

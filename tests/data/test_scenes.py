@@ -74,6 +74,7 @@ def test_without_labels(tmp_path):
 def test_files_that_programs_put_beside_rasters_are_no_images(tmp_path):
     touch(tmp_path, "images/a.tif", "masks/a.tif")
     touch(tmp_path, *(f"images/a{e}" for e in (".tif.aux.xml", ".tif.ovr", ".tif.msk", ".tfw", ".txt")))
+    touch(tmp_path, "images/README.md", "images/licence.pdf", "images/Thumbs.db", "images/.DS_Store")
     assert [f.id for f in find(section(tmp_path))] == ["a"]
 
 
@@ -89,6 +90,9 @@ def test_labels_without_an_image_are_named_in_the_log(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         find(section(tmp_path))
     assert "2 labels belong to no image: b.tif, c.tif" in caplog.text
+    touch(tmp_path, "images/d.tif")
+    with pytest.raises(ManifestError, match=r"image d has no label[^!]*2 labels belong to no image: b\.tif, c\.tif"):
+        find(section(tmp_path))
 
 
 def test_a_glob_that_finds_nothing_says_what_is_there(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final
@@ -11,6 +12,7 @@ import numpy as np
 from pipeline.data.doctor import look
 from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Finding, counted
+from pipeline.data.indexing.inspection import BENT
 from pipeline.recipe.data import Quarantine
 
 _MIXED_SIZES: Final = 1.5
@@ -24,8 +26,17 @@ def findings(seen: Evidence) -> Iterator[Finding]:
         yield Finding(
             "scenes", "error", message, "Indexing refuses such a set, and training needs an index.", hint, rank=0
         )
+    if seen.spare and not seen.problems:
+        yield Finding(
+            "spare_labels",
+            "warning",
+            f"{seen.spare[0].upper()}{seen.spare[1:]}.",
+            "Nothing is learnt from them: their images may be missing, or be called otherwise.",
+            "fetch the images, or let data.images and data.labels name the same files",
+        )
     yield from _broken(seen)
     yield from _coordinates(seen)
+    yield from _unplaced(seen)
     yield from _small(seen)
     yield from _invalid(seen)
     yield from _blank(seen)
@@ -80,6 +91,25 @@ def _coordinates(seen: Evidence) -> Iterator[Finding]:
         )
     elif len(sizes) > 1 and min(sizes.values()) > 0 and max(sizes.values()) > _MIXED_SIZES * min(sizes.values()):
         yield _pixel_sizes(sizes)
+
+
+def _unplaced(seen: Evidence) -> Iterator[Finding]:
+    """Images that have control points and yet no coordinates, because they are bent."""
+    bent = [e for e in seen.entries if e.info is not None and BENT in e.info.format]
+    if not bent:
+        return
+    first = bent[0].image
+    yield Finding(
+        "bent_images",
+        "warning",
+        f"{counted(len(bent), 'image')} placed by control points that no affine transform fits to half a pixel: "
+        "read without coordinates.",
+        "Only sizes are compared with labels, vectors are taken for pixels, and where splits overlap cannot be seen.",
+        "warp it by its control points, once, and use the result",
+        f"gdalwarp -tps -r bilinear -co TILED=YES -co COMPRESS=DEFLATE {shlex.quote(first)} "
+        f"{shlex.quote(first.rpartition('.')[0] + '.warped.tif')}",
+        tuple(e.id for e in bent),
+    )
 
 
 def _pixel_sizes(sizes: dict[str, float]) -> Finding:

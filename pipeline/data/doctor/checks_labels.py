@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -14,6 +15,7 @@ from pipeline.data.splits.dividing import SPLITS
 from pipeline.recipe.losses import CrossEntropy
 
 _SHOWN_CODES: Final = 8
+_SOFT: Final = 50
 _SHOWN_WARNINGS: Final = 4
 _RARE: Final = 0.05
 _VERY_RARE: Final = 0.01
@@ -83,20 +85,44 @@ def _unknown(seen: Evidence) -> Iterator[Finding]:
         for code, pixels in total.most_common(_SHOWN_CODES)
     )
     more = f", and {len(total) - _SHOWN_CODES} other codes" if len(total) > _SHOWN_CODES else ""
-    codes = ", ".join(code for code, _ in total.most_common(_SHOWN_CODES))
-    soft = len(total) > 50
+    fix, command = _meaning(seen, [code for code, _ in total.most_common(_SHOWN_CODES)], len(total))
     yield Finding(
         "unknown_codes",
         "error",
         f"Labels hold {counted(len(total), 'code')} that no class claims: {shown}{more}.",
         "What they mean is not known, so indexing refuses them.",
-        "so many codes look like soft edges or JPEG: give a threshold"
-        if soft
-        else "give them to a class (values), or say that they are not annotated",
-        "data:\n  label: {threshold: 128}" if soft else f"data:\n  ignore_values: [{codes}]",
+        fix,
+        command,
         tuple(sorted({i for ids in holders.values() for i in ids})),
         rank=3,
     )
+
+
+def _meaning(seen: Evidence, codes: Sequence[str], num_codes: int) -> tuple[str, str]:
+    """What to do about codes that no class claims, and the lines of the recipe: the likeliest meaning first."""
+    if num_codes > _SOFT:
+        return "so many codes look like soft edges or JPEG: give a threshold", "data:\n  label: {threshold: 128}"
+    counts = class_counts(seen)
+    absent = [name for k, name in enumerate(seen.classes.names) if not any(of[k] for of in counts.values())]
+    if len(absent) != 1 or len(codes) != 1:
+        return (
+            "give them to a class (values), or say that they are not annotated",
+            f"data:\n  ignore_values: [{', '.join(codes)}]",
+        )
+    (name,), (code,) = absent, codes
+    given = [
+        f"    - {{name: {json.dumps(c.name)}, values: {json.dumps([_plain(code)] if c.name == name else c.values)}}}"
+        if c.name == name or c.values is not None
+        else f"    - {{name: {json.dumps(c.name)}}}"
+        for c in seen.recipe.data.classes
+    ]
+    fix = f"no label holds a pixel of {name}, so {code} is probably that; else give it to another class"
+    return fix, "\n".join(["data:", "  classes:", *given])
+
+
+def _plain(code: str) -> int | str:
+    """As a recipe writes it: numbers without quotes."""
+    return int(code) if code.lstrip("-").isdigit() else code
 
 
 def _missing(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:

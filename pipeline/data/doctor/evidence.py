@@ -24,12 +24,14 @@ _TIMED_WINDOWS: Final = 4
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was read. `problems` concern the set as a whole, `stamps` are hashes of content by scene id."""
+    """What was read. `problems` concern the set as a whole, `spare` says which labels belong to no image ("" if none),
+    `stamps` are hashes of content by scene id."""
 
     recipe: Recipe
     classes: Classes
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
+    spare: str
     plan: Plan
     samples: dict[str, Sample]
     tallies: dict[str, Tally]
@@ -62,7 +64,7 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
     """Read headers of all scenes, labels, samples of pixels, and time some reads."""
     data = recipe.data
     classes = Classes.from_section(data)
-    entries, problems = look.entries(data, _stage(progress, "headers"))
+    entries, problems, spare = look.entries(data, _stage(progress, "headers"))
     plan = planning.plan(entries)
     sampled = in_threads(lambda e: sample(e, plan, classes, data), plan.chosen, _stage(progress, "pixels"))
     labelled = [e for e in entries if e.label is not None and e.info is not None and not e.problems]
@@ -77,6 +79,7 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
         classes=classes,
         entries=tuple(entries),
         problems=(*problems, *look.disagreements(entries, data)),
+        spare=spare,
         plan=plan,
         samples=samples,
         tallies={e.id: t for e, t in zip(labelled, counted, strict=True) if isinstance(t, Tally)},

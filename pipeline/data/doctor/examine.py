@@ -16,6 +16,7 @@ from pipeline.data.doctor import (
     checks_files,
     checks_labels,
     checks_pixels,
+    checks_recipe,
     checks_splits,
     checks_storage,
     evidence,
@@ -42,7 +43,7 @@ from pipeline.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-_CHECKS: Final = (checks_files, checks_labels, checks_pixels, checks_splits, checks_storage)
+_CHECKS: Final = (checks_files, checks_labels, checks_pixels, checks_recipe, checks_splits, checks_storage)
 _FIRST: Final = 5
 
 

@@ -45,32 +45,31 @@ Problem = tuple[str, str]
 """Message and hint."""
 
 
-def entries(data: Data, advance: Callable[[int, int], None]) -> tuple[list[Entry], list[Problem]]:
-    """Every scene with what its headers say, and what is wrong with the set as a whole.
+def entries(data: Data, advance: Callable[[int, int], None]) -> tuple[list[Entry], list[Problem], str]:
+    """Every scene, or its parts, with what headers say, what is wrong with the set, and labels without an image."""
+    try:
+        survey = scenes.survey(data)
+    except PipelineError as error:
+        return [], [told(error)], ""
+    wrong = [told(error) for error in survey.errors()]
+    opened = {e.id: e for e in in_threads(lambda f: _entry(f, data), survey.found, advance)}
+    try:
+        return _divided(opened, data), wrong, survey.spare
+    except PipelineError as error:
+        return list(opened.values()), [*wrong, told(error)], survey.spare
 
-    A scene that the split cuts into parts gives an entry for each.
-    """
-    try:
-        found = scenes.find(data)
-    except PipelineError as error:
-        return [], [told(error)]
-    opened = {e.id: e for e in in_threads(lambda f: _entry(f, data), found, advance)}
+
+def _divided(opened: Mapping[str, Entry], data: Data) -> list[Entry]:
+    """Scenes with their splits, or their parts, by id."""
+    if not isinstance(data.split, BlocksSplit):
+        given = dividing.assign(list(opened), data)
+        return [replace(e, split=given[e.id][0], group=given[e.id][1]) for e in opened.values()]
     grids = {i: e.info.grid for i, e in opened.items() if e.info is not None}
-    broken = [e for e in opened.values() if e.info is None]
-    try:
-        if isinstance(data.split, BlocksSplit):
-            parts = [
-                replace(
-                    opened[p.scene], id=p.id, split=p.split, group=p.group, origin=p.origin, size=(p.height, p.width)
-                )
-                for p in dividing.divide(grids, data)
-            ]
-        else:
-            given = dividing.assign([f.id for f in found], data)
-            return [replace(e, split=given[e.id][0], group=given[e.id][1]) for e in opened.values()], []
-    except PipelineError as error:
-        return list(opened.values()), [told(error)]
-    return sorted([*parts, *broken], key=lambda e: e.id), []
+    parts = [
+        replace(opened[p.scene], id=p.id, split=p.split, group=p.group, origin=p.origin, size=(p.height, p.width))
+        for p in dividing.divide(grids, data)
+    ]
+    return sorted([*parts, *(e for e in opened.values() if e.info is None)], key=lambda e: e.id)
 
 
 def disagreements(of: Sequence[Entry], data: Data) -> list[Problem]:

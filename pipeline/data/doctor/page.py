@@ -32,6 +32,7 @@ def html(audit: Audit, seen: Evidence) -> str:
         first=_first(audit),
         maps=drawing.maps(seen.entries),
         scenes=rows[:_SHOWN_SCENES],
+        flagged=any(row.flags for row in rows),
         pictures=[
             (seen_of, drawing.pictures(thumbnail, seen.bands, seen.classes))
             for seen_of in audit.scenes

@@ -48,13 +48,14 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     store.configure(recipe.compute.storage)
     data = recipe.data
     classes = Classes.from_section(data)
-    found = scenes.find(data)
-    before = _before(recipe)
-    seen = _seen(found)
+    survey = scenes.survey(data)
+    found = list(survey.found)
+    before, seen = _before(recipe), _seen(found)
     known = _known(before, found, seen)
     looks = _remembered(before, known)
     looks |= inspection.look_at_all([f for f in found if f.id not in known], classes, data, progress)
-    found, quarantined, problems = _sorted_out(found, looks, data.on_error)
+    found, quarantined, unreadable = _sorted_out(found, looks, data.on_error)
+    problems: list[DataError] = [*survey.errors(), *unreadable]
     infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
     assigned: dict[str, tuple[str, str]] = {}
     by_blocks = isinstance(data.split, BlocksSplit)

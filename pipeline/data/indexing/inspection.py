@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
 _MAX_SHOWN: Final = 50
+BENT: Final = "control points fit no affine transform"
+"""What a reader says of the format of an image that is bent, and therefore read without coordinates."""
 
 
 def look_at_all(
@@ -58,6 +60,8 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
         label = labels.look(found, info, classes, data)
         problems += label.problems
         stamps.append(label.stamp)
+    if info is not None and BENT in info.format:
+        logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
     return Look(info, "-".join(stamps), label.class_counts, tuple(problems))

@@ -10,9 +10,13 @@ import nibabel
 import numpy as np
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
+from ruamel.yaml import YAML
 
 from pipeline.data import doctor
 from pipeline.data.doctor.records import Audit
+from pipeline.data.indexing.build import index
+from pipeline.data.synthetic import BANDS
 from tests.data.doctor.worlds import audit, everywhere, image, kinds, label, recipe, rewrite, scene, the
 from tests.factory import make_scene, recipe_for
 
@@ -81,6 +85,60 @@ def test_codes_that_no_class_claims_are_counted(world: Path) -> None:
     assert "77 (200 pixels in 2 scenes)" in finding.what and finding.scenes == ids
     assert "ignore_values: [77]" in finding.command
     assert kinds(found) == {"unknown_codes"} and found.exit_code == 3 and found.wrong
+
+
+def test_a_code_beside_a_class_that_no_label_holds_is_probably_that_class(world: Path) -> None:
+    everywhere(world, "labels", lambda m: np.where(m == 3, 200, m), names=("label",))
+    finding = the(audit(world), "unknown_codes")
+    assert "200 is probably that" in finding.fix and '{name: "built", values: [200]}' in finding.command
+    assert audit(world, **{"data.classes": YAML(typ="safe").load(finding.command)["data"]["classes"]}).exit_code == 0
+
+
+def test_files_that_do_not_pair_are_named_beside_all_other_faults(world: Path) -> None:
+    first, second, third = (scene(world, i) for i in range(3))
+    label(world, first).rename(label(world, "nobody"))
+    image(world, second).write_bytes(b"II*\0")
+    rewrite(image(world, third), lambda p: p[:1])
+    found = audit(world)
+    told = " ".join(f.what for f in found.errors)
+    assert f"image {first} has no label" in told and "nobody.tif belongs to no image" in told
+    assert f"{second}.tif: cannot be read" in told and f"scene {third} has 1 band" in told
+    assert len(found.scenes) == len(list((world / "images").iterdir())), "the others are looked at all the same"
+
+
+def test_settings_that_training_would_refuse_are_told_before(world: Path) -> None:
+    augment = ["D4", "CLAHE", {"transform": "RandomBrightnessContrast", "brightness_by_max": False}, "HorizontalFlop"]
+    found = audit(world, **{"data.augment": augment, "data.normalise": "imagenet"})
+    told = [f.what for f in found.findings if f.kind == "refused_settings"]
+    assert len(told) == 2 and kinds(found) == {"refused_settings"} and found.exit_code == 3
+    said = " ".join(told)
+    assert "imagenet is for three bands of uint8, the scenes have 4 bands of uint16" in said
+    assert "data.augment[1]: CLAHE" in said and "data.augment[3]: " in said and "augment[2]" not in said
+
+
+def test_labels_without_an_image_are_told(world: Path) -> None:
+    shutil.copy(label(world, scene(world)), label(world, "nobody"))
+    found = audit(world)
+    assert the(found, "spare_labels").what == "Label nobody.tif belongs to no image."
+    assert kinds(found) == {"spare_labels"} and found.exit_code == 0
+
+
+def test_bent_images_are_told_with_the_command(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    i = scene(world)
+    with rasterio.open(image(world, i)) as dataset:
+        pixels, crs = dataset.read(), dataset.crs
+    corners = [(r, c) for r in (0, 160, 320) for c in (0, 160, 320)]
+    points = [GroundControlPoint(r, c, 500_000 + 10 * c + 9e-4 * r * r, 5_000_000 - 10 * r) for r, c in corners]
+    options = {"gcps": points, "crs": crs, "driver": "GTiff", "dtype": pixels.dtype, "nodata": 0}
+    with rasterio.open(image(world, i), "w", count=4, height=320, width=320, **options) as dataset:
+        dataset.write(pixels)
+        dataset.descriptions = BANDS
+    finding = the(audit(world), "bent_images")
+    assert finding.scenes == (i,)
+    assert finding.command.startswith("gdalwarp -tps")
+    assert finding.command.endswith(f"{i}.tif {world}/images/{i}.warped.tif")
+    index(recipe(world))
+    assert f"scene {i}: GTiff" in caplog.text and "fit no affine transform: without coordinates" in caplog.text
 
 
 def test_the_same_ground_in_two_splits_is_a_leak(world: Path) -> None:
