@@ -2,7 +2,7 @@
 
     python -m bench.data                                  # all, about ten minutes
     python -m bench.data --only local shards --chips 96   # a quick look
-    python -m bench.data --only peers --python ../peers/.venv/bin/python    # torchgeo and rastervision live there
+    python -m bench.data --only local peers --python peers/bin/python    # an interpreter that has them: bench.peers
 
 COGs with tiles of 512², uint8×3 by DEFLATE and uint16×4 by ZSTD, of natural-looking content, in a temporary folder.
 CPU time is that of this process, its threads, its children and Ray's servers. Where others use the machine, too, only
@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bench.feed import KINDS, Kind, cpu_seconds, plan_of, spent, write_scenes
+from bench import peers as others
+from bench.feed import KINDS, Kind, compare, connect, cpu_seconds, plan_of, spent, write_scenes
 from pipeline.data import gdal
-from pipeline.data.batches import local_batches
+from pipeline.data.batches import Batch, local_batches
 from pipeline.data.chips import Plan
 from pipeline.world import World
 
@@ -60,7 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=16)
     parser.add_argument("--side", type=int, default=4096, help="pixels of a scene's side")
     parser.add_argument("--threads", type=int, default=2, help="threads of the local feed, workers of other loaders")
-    parser.add_argument("--cpus", type=int, default=3, help="logical CPUs of the Ray cluster")
+    parser.add_argument("--cpus", type=int, default=2, help="logical CPUs of the Ray cluster: read tasks at once")
     parser.add_argument("--block-batches", type=int, default=8, help="micro-batches in a block of Ray Data")
     parser.add_argument("--store", type=int, default=900, help="Ray's object store in MiB")
     parser.add_argument("--folder", help="for the files; by default the system's temporary folder")
@@ -132,70 +131,30 @@ def warm(plan: Plan, options: argparse.Namespace) -> None:
 
 
 def over_ray(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Row]:
-    """Ray Data once it is steady, and how long a new epoch takes to begin on a cluster that is warm."""
-    import ray
-
-    from pipeline.data import on_ray
-
-    if not ray.is_initialized():
-        ray.init(
-            num_cpus=options.cpus, include_dashboard=False, object_store_memory=options.store << 20, log_to_driver=False
-        )
-    rows = {}
-    span = {"global_batch": BATCH, "start_step": 0, "stop_step": 10**6}
-    chips = on_ray.dataset(plan, num_workers=1, **span, block_batches=options.block_batches)
-    (split,) = chips.streaming_split(1, equal=True)
-    batches = on_ray.ray_batches(split, World(), **span)
-    for _ in itertools.islice(batches, 16 * options.block_batches):
-        pass
-    # So many that the end of a block in the middle does not matter.
-    count = max(options.chips, 16 * options.block_batches * BATCH)
-    row = measured(lambda: [next(batches) for _ in range(count // BATCH)], count // BATCH * BATCH)
-    batches.close()
-    rows["Ray Data, D4, steady"] = (*row[:2], f"first batch of an epoch after {first_batch(plan, options):.1f} s")
-    return rows
-
-
-def first_batch(plan: Plan, options: argparse.Namespace) -> float:
-    """Seconds to the first batch of an epoch, in the middle of a run: the next execution of the same dataset."""
-    from pipeline.data import on_ray
-
-    before = on_ray.TASKS_PER_EXECUTION
-    on_ray.TASKS_PER_EXECUTION = 4
-    try:
-        span = {"global_batch": BATCH, "start_step": 0, "stop_step": 60}
-        chips = on_ray.dataset(plan, num_workers=1, **span, block_batches=options.block_batches)
-        first = _first_segment(plan, span, options)
-        (split,) = chips.streaming_split(1, equal=True)
-        batches = on_ray.ray_batches(split, World(), **span)
-        for _ in itertools.islice(batches, first):
-            pass
-        began = time.perf_counter()
-        next(batches)
-        return time.perf_counter() - began
-    finally:
-        on_ray.TASKS_PER_EXECUTION = before
-
-
-def _first_segment(plan: Plan, span: dict[str, int], options: argparse.Namespace) -> int:
-    """Steps of the first execution."""
-    from pipeline.data import blocks, on_ray
-
-    per_block = max(1, min(options.block_batches, (64 << 20) // (BATCH * plan.chip_bytes)))
-    steps = range(span["start_step"], span["stop_step"])
-    work = blocks.divide(plan.order, 1, BATCH, steps, steps_per_block=per_block, tasks=on_ray.TASKS_PER_EXECUTION)
-    return sum(len(part.steps) for task in work.tasks(0) for part in task)
+    """Ray Data once it is steady and the local feed in turns, and how long first batches take on a warm cluster."""
+    connect(options)
+    found = compare(plan, options, BATCH)
+    return {
+        f"local feed, D4, {options.threads} threads, in turn": (*found.local, "median of turns"),
+        f"Ray Data, D4, {options.cpus} CPUs, steady": (*found.ray, found.ratios),
+        "Ray Data, first batch": (float("nan"), float("nan"), found.firsts),
+    }
 
 
 def locality(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Row]:
     """Nine windows from each block of 3 × 3 storage tiles, mixed over a pool of blocks."""
     near = plan_of(folder, plan.scenes, kind, options.size, ["D4"], locality=LOCALITY)
-    count = -(-2 * options.chips // near.order.span) * near.order.span
-    warm(near, options)
-    span = {"global_batch": BATCH, "start_step": 0, "stop_step": count // BATCH}
-    row = measured(
-        lambda: [None for _ in local_batches(near, World(), **span, threads=options.threads)], count // BATCH * BATCH
+    span = near.order.span // BATCH
+    steps = max(1, round(2 * options.chips / BATCH / span)) * span
+    feed = local_batches(
+        near, World(), global_batch=BATCH, start_step=0, stop_step=steps + 10**5, threads=options.threads
     )
+    for _ in itertools.islice(feed, 3 * span):  # until the memory of batches goes round
+        pass
+    time.sleep(2 * SETTLE_S)
+    # A whole number of pools, so that as much is read ahead afterwards as it was before.
+    row = measured(lambda: [next(feed) for _ in range(steps)], steps * BATCH, settle=2 * SETTLE_S)
+    feed.close()
     met = [
         len({near.order.chip(n).scene for n in range(i, i + BATCH)}) / BATCH for i in range(0, near.order.span, BATCH)
     ]
@@ -212,7 +171,7 @@ def shards(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) ->
     # Links to two files: as many shards would only fill the disk.
     twice = tuple(plan.scenes[:2])
     job = writing.Job(twice, plan.classes, plan.data, plan.digest)
-    size = writing.write_alone(job, str(place / "00000.shard"))
+    size = writing.write(job, str(place / "00000.shard")).size
     pixels = sum(s.height * s.width for s in twice)
     prepared = (time.perf_counter() - began, spent(cpu))
     layout = Layout(plan.digest, kind.dtype, kind.bands, 0, ("00000.shard",), (size,), writing.placed([twice]))
@@ -281,25 +240,30 @@ class UsualDataset:
 
 
 def peers(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Row]:
-    """TorchGeo and Raster Vision in an interpreter that has them."""
+    """TorchGeo and Raster Vision by an interpreter that has them, each in turns with our feed of the same windows.
+
+    Theirs are image and mask, as float32 and int64, not augmented. Imports and the start of workers do not count.
+    """
     if options.python is None:
         return {name: (float("nan"), float("nan"), "give --python") for name in ("torchgeo", "rastervision")}
-    windows = [
-        (plan.scenes[r.scene].image, plan.scenes[r.scene].label, *r.window[:4])
-        for r in map(plan.order.chip, range(options.chips))
-    ]
-    task = folder / f"windows-{kind.dtype}.json"
-    task.write_text(json.dumps({"windows": windows, "batch": BATCH, "workers": options.threads, "size": options.size}))
-    rows = {}
-    for name in ("torchgeo", "rastervision"):
-        script = Path(__file__).with_name("peers_data.py")
-        done = subprocess.run([options.python, script, name, task], capture_output=True, text=True, check=False)
-        try:
-            cpu, wall = json.loads(done.stdout.splitlines()[-1])
-            rows[name] = (cpu / options.chips * 1e3, wall / options.chips * 1e3, "imports excluded")
-        except (IndexError, ValueError):
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            rows[name] = (float("nan"), float("nan"), reason[:80])
+    files = others.spread(plan.scenes, folder / f"spread-{kind.dtype}")
+    loader = {"size": options.size, "batch": BATCH, "workers": options.threads}
+    steps, rows = max(1, options.chips // BATCH // others.TURNS), {}
+    for number, (label, (way, env)) in enumerate(others.WAYS.items()):
+        first = number * (1 + others.TURNS) * steps  # no window is read twice
+        numbers = range(first * BATCH, (first + (1 + others.TURNS) * steps) * BATCH)
+        windows = [(ref.scene, ref.window.row, ref.window.col) for ref in map(plan.order.chip, numbers)]
+        span = {"global_batch": BATCH, "start_step": first, "stop_step": first + 10**6}
+        feed = local_batches(plan, World(), **span, threads=options.threads)
+
+        def ours(feed: Iterator[Batch] = feed) -> None:
+            for _ in itertools.islice(feed, steps):
+                pass
+
+        run, task = others.Run(options.python, way, env), others.task_of(files, windows, **loader)
+        rows[label] = others.in_turns(run, task, ours, steps * BATCH)
+        feed.close()
+        print(f"  {kind.dtype}: {label} {rows[label][0]:.1f} ms, {rows[label][2]}", flush=True)
     return rows
 
 

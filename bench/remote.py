@@ -2,22 +2,26 @@
 
     python -m bench.remote                         # 512² windows, 3-band uint8 DEFLATE and 4-band uint16 ZSTD COGs
     python -m bench.remote --latency 0.05 --threads 32 --chips 400
+    python -m bench.remote --python peers/bin/python        # with TorchGeo, by an interpreter that has it: bench.peers
 
 A real S3 server (SeaweedFS) behind a proxy that delays every request, both on other cores than the reader, which gets
 `--cores`. Each way of reading first reads 100 chips that do not count. `local` has as many threads as cores. `plain` is
 what is usually written: rasterio opens the file for each window, in two processes; `merged` reads by a WarpedVRT and
-rasterio.merge, as TorchGeo's RasterDataset does. CPU time is that of the readers alone. GDAL_CACHEMAX is 32 MB, so that
-four scenes stand for data that do not fit into memory.
+rasterio.merge. TorchGeo itself is its RasterDataset and DataLoader, as it comes and with the GDAL options that its
+command line sets, after two batches of each worker; starting workers and opening files do not count. CPU time is that
+of the readers alone. GDAL_CACHEMAX is 32 MB, so that four scenes stand for data that do not fit into memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import resource
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +36,7 @@ from rasterio.session import DummySession
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as GdalWindow
 
+from bench import peers as others
 from bench.feed import landscape
 from pipeline import store
 from pipeline.data.handles import Handles
@@ -44,7 +49,21 @@ from tests import servers
 from tests.proxy import Remote, proxied
 
 SIZE, SIDE, SCENES, WARM = 512, 4096, 4, 100
+BATCH = 8
 KINDS = {"uint8x3 deflate": ("uint8", 3, "deflate"), "uint16x4 zstd": ("uint16", 4, "zstd")}
+
+Numbers = tuple[float, float, float, float]
+"""Chips per second; per chip CPU-milliseconds, requests and megabytes."""
+# The second: what TorchGeo's command line sets, but for its AWS_NO_SIGN_REQUEST, since the bucket is not public.
+TORCHGEO = {
+    "": {},
+    ", options of its command line": {
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": "200000000",
+        "GDAL_SWATH_SIZE": "200000000",
+        "VSI_CURL_CACHE_SIZE": "200000000",
+    },
+}
 
 
 def main() -> None:
@@ -54,14 +73,14 @@ def main() -> None:
     prefix = ("taskset", "-c", ",".join(map(str, theirs)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind in KINDS:
+        for kind in options.kinds:
             make_scenes(folder / "set", kind)
         with served(folder / "s3", prefix) as address, proxied(address, prefix=prefix) as proxy:
             os.environ["AWS_ENDPOINT_URL"] = proxy.url
             for path in (folder / "set").glob("*.tif"):
                 store.upload_file(path, f"s3://{servers.BUCKET}/{path.name}")
             os.sched_setaffinity(0, mine)
-            for kind in KINDS:
+            for kind in options.kinds:
                 compare(kind, folder, proxy, options)
 
 
@@ -72,6 +91,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each of all ways; medians count")
     parser.add_argument("--threads", type=int, default=16, help="threads that read from the bucket")
     parser.add_argument("--cores", type=int, default=1, help="cores of the reader; the servers get the others")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--python", help="interpreter that has torchgeo")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 8], help="workers of TorchGeo's loader")
     return parser.parse_args()
 
 
@@ -86,7 +108,7 @@ def compare(kind: str, folder: Path, proxy: Remote, options: argparse.Namespace)
         "plain": (bucket, plain, -2, 0, False),
         "merged": (bucket, merged, -2, 0, False),
     }
-    found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in ways}
+    found: dict[str, list[Numbers]] = defaultdict(list)
     for number in range(options.rounds):
         for name, (base, function, workers, cache, again) in ways.items():
             section = Storage(cache=cache, cache_dir=str(folder / f"cache-{kind[:5]}-{number}"), region="us-east-1")
@@ -104,16 +126,41 @@ def compare(kind: str, folder: Path, proxy: Remote, options: argparse.Namespace)
                 after = proxy.set()
             spent = cpu / chips * 1e3 if workers > 0 else float("nan")
             found[name].append((chips / wall, spent, after.requests / chips, after.bytes_sent / chips / 1e6))
+        for workers, (label, env) in itertools.product(options.workers, TORCHGEO.items()) if options.python else ():
+            run = others.Run(options.python, "torchgeo", env | reaching())
+            found[f"torchgeo, {workers} workers{label}"].append(of_torchgeo(run, kind, number, workers, proxy, options))
     show(kind, found, options)
 
 
-def show(kind: str, found: dict[str, list[tuple[float, float, float, float]]], options: argparse.Namespace) -> None:
-    print(f"\n{kind}, {options.latency * 1e3:.0f} ms per request, {options.cores} core(s), {options.threads} threads")
-    print("| way | chips/s | of local | × plain | × merged | CPU-ms per chip | requests per chip | MB per chip |")
-    print("|---|---|---|---|---|---|---|---|")
+def of_torchgeo(
+    run: others.Run, kind: str, number: int, workers: int, proxy: Remote, options: argparse.Namespace
+) -> Numbers:
+    """Images alone, as all others here; two batches of each worker come before those that count, and are compared with
+    what rasterio reads."""
+    store.configure(Storage(region="us-east-1"))
+    proxy.set(latency_s=options.latency)
+    before = 2 * workers * BATCH
+    chips = workers * BATCH * max(2, round(options.chips / 5 / workers / BATCH))
+    drawn = [draw(10**8 + number * (before + chips) + i) for i in range(before + chips)]
+    images = tuple(store.gdal_path(f"s3://{servers.BUCKET}/{name_of(kind, scene)}") for scene in range(SCENES))
+    files = others.Files(images, (), tuple(others.origin(scene, SIDE, SIDE) for scene in range(SCENES)))
+    with others.peer(run, others.task_of(files, drawn, size=SIZE, batch=BATCH, workers=workers)) as peer:
+        proxy.set(clear=1)
+        cpu, wall = peer.read(before, before + chips)
+        after = proxy.set()
+    return chips / wall, cpu / chips * 1e3, after.requests / chips, after.bytes_sent / chips / 1e6
+
+
+def show(kind: str, found: dict[str, list[Numbers]], options: argparse.Namespace) -> None:
     middle = {name: np.median(rows, axis=0) for name, rows in found.items()}
+    geo = [speed for name, (speed, *_) in middle.items() if name.startswith("torchgeo")]
+    speeds = [middle[name][0] for name in ("local", "plain", "merged")] + ([geo[0], max(geo)] if geo else [])
+    columns = ["way", "chips/s", "of local", "× plain", "× merged", "× torchgeo", "× its fastest"][: 2 + len(speeds)]
+    print(f"\n{kind}, {options.latency * 1e3:.0f} ms per request, {options.cores} core(s), {options.threads} threads")
+    print(f"| {' | '.join(columns)} | CPU-ms per chip | requests per chip | MB per chip |")
+    print("|---" * (len(columns) + 3) + "|")
     for name, (speed, cpu, requests, sent) in middle.items():
-        ratios = " | ".join(f"{speed / middle[other][0]:.2f}" for other in ("local", "plain", "merged"))
+        ratios = " | ".join(f"{speed / other:.2f}" for other in speeds)
         print(f"| {name} | {speed:.1f} | {ratios} | {cpu:.1f} | {requests:.2f} | {sent:.2f} |", flush=True)
 
 
@@ -124,10 +171,20 @@ def pool_of(workers: int) -> Executor:
     return ProcessPoolExecutor(-workers, mp_context=get_context("spawn"))
 
 
-def place(base: str, kind: str, number: int) -> tuple[str, int, int]:
+def draw(number: int) -> tuple[int, int, int]:
+    """Scene, row and column of a window."""
     rng = np.random.default_rng(number)
     row, col = rng.integers(0, SIDE - SIZE, 2)
-    return f"{base}/{kind.replace(' ', '_')}_{rng.integers(SCENES)}.tif", int(row), int(col)
+    return int(rng.integers(SCENES)), int(row), int(col)
+
+
+def place(base: str, kind: str, number: int) -> tuple[str, int, int]:
+    scene, row, col = draw(number)
+    return f"{base}/{name_of(kind, scene)}", row, col
+
+
+def name_of(kind: str, scene: int) -> str:
+    return f"{kind.replace(' ', '_')}_{scene}.tif"
 
 
 def _open(uri: str) -> RemoteReader:
@@ -164,9 +221,13 @@ def merged(base: str, kind: str, number: int) -> int:
 
 
 def plain_env() -> rasterio.Env:
+    return rasterio.Env(session=DummySession(), **reaching())
+
+
+def reaching() -> dict[str, str]:
     """Nothing but what is needed to reach the server."""
     names = ("AWS_S3_ENDPOINT", "AWS_HTTPS", "AWS_VIRTUAL_HOSTING", "AWS_REGION")
-    return rasterio.Env(session=DummySession(), **{name: store.gdal_env()[name] for name in names})
+    return {name: store.gdal_env()[name] for name in names}
 
 
 def cpu_seconds() -> float:
@@ -182,9 +243,10 @@ def make_scenes(folder: Path, kind: str) -> None:
         pixels, _ = landscape(SIDE, bands, number)
         if dtype == "uint8":
             pixels = ((pixels.astype(np.float32) - 1000) / 2000 * 255).clip(0, 255)
-        path = folder / f"{kind.replace(' ', '_')}_{number}.tif"
+        path = folder / name_of(kind, number)
         layout = {"driver": "COG", "compress": compress, "blocksize": 512, "predictor": 2, "overviews": "NONE"}
-        where = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)}
+        left, top = others.origin(number, SIDE, SIDE)
+        where = {"crs": others.CRS, "transform": rasterio.Affine(others.PIXEL, 0, left, 0, -others.PIXEL, top)}
         shape = {"height": SIDE, "width": SIDE, "count": bands, "dtype": dtype}
         with rasterio.open(path, "w", **layout, **where, **shape) as dataset:
             dataset.write(pixels.astype(dtype))

@@ -1,6 +1,7 @@
 """Blocks of chips: how a feed by many processes divides its work, and how one of them makes blocks.
 
-Neither torch nor Ray is loaded here: processes that only read chips load this file.
+Neither torch nor Ray nor any reader is loaded here: processes that only read chips, or only hand out work, load this
+file, and the training waits for them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from pipeline.data.batches import numbers_of
-from pipeline.data.quarantine import Replaced
-from pipeline.data.sampling.order import Order
 from pipeline.world import World
 
 if TYPE_CHECKING:
     from pipeline.data.chips import Plan
+    from pipeline.data.quarantine import Replaced
+    from pipeline.data.sampling.order import Order
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ class Work:
 
 
 def divide(
-    order: Order, num_workers: int, global_batch: int, steps: range, *, steps_per_block: int, tasks: int
+    order: Order, num_workers: int, global_batch: int, steps: range, *, steps_per_block: int, tasks: tuple[int, int]
 ) -> Work:
-    """Divide the work into segments of about `tasks` tasks.
+    """Divide the work into segments: the first of about `tasks[0]` tasks, all others of about `tasks[1]`.
 
     The first blocks of a segment are small, so that consumers need not wait for a whole one. Where chips that are far
     apart are read together, a task is what one rank needs of all that is read together.
@@ -86,7 +87,7 @@ def divide(
     while bounds[-1] < steps.stop:
         firsts.append(len(bounds) - 1)
         length = 1
-        for _ in range(max(1, tasks // num_workers)):
+        for _ in range(max(1, tasks[len(firsts) > 1] // num_workers)):
             at = bounds[-1]
             if at >= steps.stop:
                 break

@@ -6,17 +6,20 @@ rank j modulo the number of ranks, and every rank finds its own chips in the ord
 the numbers, since this is how Ray works and not what it promises.
 
 A long run is cut into segments of at most `TASKS_PER_EXECUTION` blocks, because Ray Data makes all read tasks of an
-execution before the first one starts. Each execution of the dataset is the next segment; Ray counts them in
-`DataContext._execution_idx`, which is also what its own shuffles are seeded with.
+execution before the first one starts; the first segment is short, so that a training need not wait for that. Each
+execution of the dataset is the next segment; Ray counts them in `DataContext._execution_idx`, which is also what its
+own shuffles are seeded with.
+
+Three kinds of processes load this file: the training, Ray's coordinator, which hands out read tasks, and the workers
+that run them. Only what all need is imported above: the training waits for the others to start.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import ray
@@ -26,14 +29,16 @@ from ray.data.datasource import ReadTask
 
 from pipeline.data.batches import Batch, micro_batch, numbers_of
 from pipeline.data.blocks import Part, divide, filled
-from pipeline.data.chips import Plan
-from pipeline.data.quarantine import Replaced, Tally
-from pipeline.data.windows import Window
 from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.world import World
 
-TASKS_PER_EXECUTION: Final = 1024
-"""Most blocks in one execution of the dataset; its start takes about a millisecond for each."""
+if TYPE_CHECKING:
+    from pipeline.data.chips import Plan
+    from pipeline.data.quarantine import Replaced
+
+TASKS_PER_EXECUTION: Final = (64, 1024)
+"""Most blocks in the first execution of the dataset, and in the others; their start takes about a millisecond for
+each."""
 
 _BLOCK_BYTES: Final = 64 << 20
 _PREFETCH_BATCHES: Final = 2
@@ -52,7 +57,7 @@ def dataset(
     """The chips of the steps [start_step, stop_step) as a Ray Dataset, to be split over `num_workers` consumers.
 
     Columns: image [C, H, W] in the files' dtype, mask [H, W] uint8, number int64. To be consumed by `ray_batches`
-    only, and executed with `execution_options()`.
+    only, and executed with `execution_options()`. Processes that will read begin to load what they need at once.
 
     Args:
         plan: goes to the object store once.
@@ -73,6 +78,7 @@ def dataset(
     batch_bytes = micro_batch(world, global_batch) * plan.chip_bytes
     steps_per_block = max(1, min(block_batches, _BLOCK_BYTES // batch_bytes))
     source = ChipDatasource(plan, world, global_batch, range(start_step, stop_step), steps_per_block)
+    source.warm(cpus_per_task)
     chips = ray.data.read_datasource(source, num_cpus=cpus_per_task, override_num_blocks=source.num_tasks)
     context = chips.context
     context.execution_options = execution_options()
@@ -91,7 +97,7 @@ def execution_options() -> ExecutionOptions:
 
 
 def ray_batches(
-    iterator: DataIterator, world: World, *, global_batch: int, start_step: int, stop_step: int, tolerated: int = 0
+    iterator: DataIterator, world: World, *, global_batch: int, start_step: int, stop_step: int
 ) -> Iterator[Batch]:
     """Batches of the steps [start_step, stop_step) in order, from this rank's split of `dataset`.
 
@@ -101,23 +107,20 @@ def ray_batches(
         global_batch: chips per step over all ranks.
         start_step: first step.
         stop_step: end of the steps, exclusive.
-        tolerated: how many windows may be replaced because they cannot be read: the plan's `tolerated`.
 
     Raises:
         DataError: a chip could not be read, wherever that was.
         TrainingError: the split does not hold the chips that this rank needs, or ends too early.
     """
     size = micro_batch(world, global_batch)
-    step, tally = start_step, Tally(tolerated)
+    step = start_step
     while step < stop_step:
         first = step
         for columns in _segment(iterator, size):
             expected = tuple(numbers_of(step, world, global_batch))
             _expect(expected, columns["number"], step, world)
             # Copies: the arrays are read-only views of the object store, which can then free the block.
-            batch = Batch.of(columns["image"].copy(), columns["mask"].copy(), expected, _replaced(columns))
-            tally.add(batch.replaced)
-            yield batch
+            yield Batch.of(columns["image"].copy(), columns["mask"].copy(), expected, _replaced(columns))
             step += 1
         if step == first:
             raise TrainingError(
@@ -158,8 +161,17 @@ class ChipDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types th
 
     @property
     def num_tasks(self) -> int:
-        """Of the first, longest segment."""
+        """Of the first segment."""
         return len(self._work.tasks(0))
+
+    def warm(self, cpus_per_task: float) -> None:
+        """Let every CPU that is free start a process and load what reading needs: two seconds of work for which the
+        first chips would wait. Nobody waits for this; what goes wrong here goes wrong again in a read task."""
+        free = int(ray.available_resources().get("CPU", 0.0) / cpus_per_task)
+        options = {"num_cpus": cpus_per_task, "num_returns": 0, "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        load = ray.remote(**options)(_load)
+        for _ in range(min(free, self.num_tasks)):
+            load.remote([self._plan])
 
     @property
     def block_bytes(self) -> int:
@@ -192,12 +204,17 @@ def _get(plan: ray.ObjectRef) -> Plan:
     return value
 
 
+def _load(plan: Sequence[ray.ObjectRef]) -> None:
+    """What read tasks do before they read; in a list, since Ray would hand over what a reference refers to."""
+    _get(*plan)
+
+
 def _read(plan_ref: ray.ObjectRef, parts: tuple[Part, ...], global_batch: int) -> Iterator[Block]:
     plan = _get(plan_ref)
     for numbers, images, masks, replaced in filled(plan, [part.numbers(global_batch) for part in parts]):
         columns = {"image": images, "mask": masks, "number": np.array(numbers, np.int64)}
         if plan.tolerated:
-            reasons = {one.number: json.dumps(asdict(one)) for one in replaced}
+            reasons = {one.number: json.dumps(one.to_json()) for one in replaced}
             columns["replaced"] = np.array([reasons.get(number, "") for number in numbers])
         yield BlockAccessor.batch_to_block(columns)
 
@@ -215,7 +232,11 @@ def _segment(iterator: DataIterator, size: int) -> Iterator[dict[str, Any]]:
 
 def _replaced(columns: dict[str, Any]) -> list[Replaced]:
     found = [json.loads(str(text)) for text in columns.get("replaced", ()) if text]
-    return [Replaced(**one | {"window": Window(*one["window"])}) for one in found]
+    if not found:
+        return []
+    from pipeline.data.quarantine import Replaced  # not above: it loads the recipe, which the coordinator does without
+
+    return [Replaced.from_json(one) for one in found]
 
 
 def _expect(expected: tuple[int, ...], numbers: Any, step: int, world: World) -> None:

@@ -97,7 +97,7 @@ def test_the_local_feed_gives_the_chips_of_the_order(tmp_path: Path, sampling: d
 @pytest.mark.parametrize("workers", [1, 2])
 def test_blocks_hold_all_chips_in_the_order_of_ranks(tmp_path: Path, sampling: dict, workers: int) -> None:
     here = plan(tmp_path, sampling=sampling)
-    work = divide(here.order, workers, 10, range(3, 40), steps_per_block=4, tasks=6)
+    work = divide(here.order, workers, 10, range(3, 40), steps_per_block=4, tasks=(6, 6))
     tasks = [work.tasks(segment) for segment in range(len(work.segments))]
     parts = [part for segment in tasks for task in segment for part in task]
     assert work.tasks(len(work.segments)) == []
