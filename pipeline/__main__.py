@@ -20,6 +20,7 @@ import pipeline
 from pipeline import config, log, store
 from pipeline.command import Result
 from pipeline.data import commands as data_commands
+from pipeline.data import quarantine
 from pipeline.errors import PipelineError
 from pipeline.model import commands
 from pipeline.recipe import Recipe
@@ -104,7 +105,10 @@ def _train(options: argparse.Namespace) -> Result:
         "mlflow_run": bundle.run_id,
         "scores": bundle.scores,
     }
-    return record, f"{_table(record)}\n\nnext: segpipe evaluate {options.recipe} --model {bundle.uri}", 0
+    left_out = quarantine.read(bundle.uri.rpartition("/")[0])
+    text = "\n".join([_table(record), *(f"left out: {line}" for line in left_out.lines)])
+    next_ = f"next: segpipe evaluate {options.recipe} --model {bundle.uri}"
+    return record | {"left_out": left_out.to_json()}, f"{text}\n\n{next_}", 0
 
 
 def _evaluate(options: argparse.Namespace) -> Result:
@@ -118,7 +122,8 @@ def _evaluate(options: argparse.Namespace) -> Result:
             progress=advance,
         )
     record = {"report": report.uri, "split": report.split, "scores": report.scores}
-    return record, _table(record), 0
+    text = "\n".join([_table(record), *(f"left out: {line}" for line in report.left_out.lines)])
+    return record | {"left_out": report.left_out.to_json()}, text, 0
 
 
 def _promote(options: argparse.Namespace) -> Result:
@@ -246,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         command.arguments(_verb(below, command.name, command.run, command.text, recipe=False))
 
     submit = _verb(verbs, "submit", _submit, "run a verb as a job on a Ray cluster", recipe=False)
-    submit.add_argument("verb", choices=["index", "train", "evaluate", "promote", "tune"])
+    submit.add_argument("verb", choices=["index", "doctor", "prepare", "train", "evaluate", "promote", "tune"])
     _add_recipe(submit)
     submit.add_argument("--address", required=True, help="the job server, such as http://head:8265")
     submit.add_argument("--model", help="for evaluate and promote")

@@ -44,7 +44,7 @@ def submit(
     While waiting, the job's log goes to `show`. Interrupting the wait does not stop the job.
 
     Args:
-        verb: Name of a module in `jobs`: index, train, evaluate, promote, tune.
+        verb: Name of a module in `jobs`: index, doctor, prepare, train, evaluate, promote, tune.
         recipe: Local paths in it are made absolute, for clusters that share the disk.
         arguments: Further words for the verb's command line.
         address: The job server, such as http://head:8265.

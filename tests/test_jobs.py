@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobSubmissionClient
 
+from pipeline.__main__ import main
 from pipeline.errors import ClusterError
 from pipeline.on_ray import submit
 from tests import factory
@@ -64,6 +65,18 @@ def test_a_job_that_fails_gives_its_own_exit_code_and_message(job_server: str, t
     assert "nothing/*" in "".join(shown)
 
 
+def test_doctor_and_prepare_as_jobs(job_server: str, tmp_path: Path) -> None:
+    """From the command line, which passes their exit codes on."""
+    recipe = factory.recipe_for(factory.world(tmp_path))
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe.model_dump_json())
+    assert main(["submit", "prepare", str(path), "--address", job_server]) == 0
+    assert list((tmp_path / "runs/tiny/shards").rglob("shards.json"))
+    code = main(["submit", "doctor", str(path), "--address", job_server])
+    audit = json.loads((tmp_path / "runs/tiny/doctor/report.json").read_text())
+    assert code == (3 if any(finding["severity"] == "error" for finding in audit["findings"]) else 0)
+
+
 def test_train_as_a_job_runs_on_the_cluster_it_was_sent_to(job_server: str, tmp_path: Path) -> None:
     changes = {"compute.runner": "ray", "compute.feed": "ray", "compute.num_workers": 2}
     recipe = factory.recipe_for(factory.world(tmp_path), **changes)
@@ -91,7 +104,7 @@ def test_an_address_where_nobody_is_is_named(tmp_path: Path) -> None:
         submit("train", recipe, address="head:8265")
 
 
-@pytest.mark.parametrize("verb", ["index", "train", "tune", "evaluate", "predict", "promote"])
+@pytest.mark.parametrize("verb", ["index", "doctor", "prepare", "train", "tune", "evaluate", "predict", "promote"])
 def test_every_job_is_its_verb_on_the_command_line(verb: str) -> None:
     spec = importlib.util.find_spec(f"jobs.{verb}")
     assert spec is not None

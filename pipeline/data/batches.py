@@ -7,14 +7,14 @@ normalises on its device.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from pipeline.data.quarantine import Replaced, Tally
 from pipeline.errors import TrainingError
 from pipeline.world import World
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.data.chips import Plan  # the loop needs Batch, and must load without rasterio and albumentations
+    from pipeline.data.quarantine import Replaced
 
 _AHEAD = 2
 
@@ -76,12 +77,11 @@ def local_batches(
     """Batches of the steps [start_step, stop_step) in order, read ahead by a pool of threads.
 
     Raises:
-        DataError: a chip cannot be read; raised at its step. Or more of them than the recipe tolerates.
+        DataError: a chip cannot be read and the recipe does not tolerate that; raised at its step.
     """
     micro_batch(world, global_batch)  # refuses what does not divide, before threads start
     # A batch for every thread, and where chips that are far apart are read together, those of the next pool.
     ahead = _AHEAD + threads + -(-2 * (plan.order.span - 1) // global_batch)
-    tally = Tally(plan.tolerated)
     filling = _Filling(plan, world, global_batch, stop_step, threads)
     upcoming = iter(range(start_step, stop_step))
     try:
@@ -90,9 +90,7 @@ def local_batches(
         for step in range(start_step, stop_step):
             for begun in itertools.islice(upcoming, 1):
                 filling.begin(begun)
-            batch = filling.finish(step)
-            tally.add(batch.replaced)
-            yield batch
+            yield filling.finish(step)
     finally:
         filling.close()
 
@@ -107,6 +105,26 @@ class _Room:
     futures: list[Future[list[Replaced]]]
 
 
+class _Memory:
+    """Memory for batches, given out again once nobody holds what was made of it: that the system has to clear new
+    memory costs as much time as to copy pixels into it."""
+
+    def __init__(self, make: Callable[[], NDArray[Any]]) -> None:
+        self._make = make
+        self._free: list[NDArray[Any]] = []
+
+    def get(self) -> NDArray[Any]:
+        """An array of unknown content."""
+        try:
+            whole = self._free.pop()
+        except IndexError:
+            whole = self._make()
+        # Tensors keep this view alive, and parts of it that threads fill only what lies below.
+        given = whole[:]
+        weakref.finalize(given, self._free.append, whole).atexit = False
+        return given
+
+
 class _Filling:
     """Batches under way. A thread fills what is read together, whichever batches that is for."""
 
@@ -114,6 +132,8 @@ class _Filling:
         self._plan, self._world, self._global_batch, self._stop_step = plan, world, global_batch, stop_step
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="feed")
         self._rooms: dict[int, _Room] = {}
+        size = micro_batch(world, global_batch)
+        self._memory = _Memory(lambda: plan.empty(size)[0]), _Memory(lambda: plan.empty(size)[1])
         self._submitted = 0
 
     def begin(self, step: int) -> None:
@@ -160,7 +180,8 @@ class _Filling:
     def _room(self, step: int) -> _Room:
         if step not in self._rooms:
             numbers = self._numbers(step)
-            self._rooms[step] = _Room(numbers, *self._plan.empty(len(numbers)), [])
+            images, masks = (memory.get() for memory in self._memory)
+            self._rooms[step] = _Room(numbers, images, masks, [])
         return self._rooms[step]
 
     def _numbers(self, step: int) -> range:

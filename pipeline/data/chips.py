@@ -73,7 +73,8 @@ class Plan:
 
     `fill` is the value per band under invalid pixels, `dtype` the images', `digest` the manifest's; `shards` is where
     prepared shards of this very manifest are, "" without; `by_scene` says that each scene is normalised by its own
-    values, here, so that images are float32.
+    values, here, so that images are float32; `span` is from the smallest to the largest value of the train split, which
+    some transforms are relative to.
     """
 
     scenes: tuple[Scene, ...]
@@ -88,6 +89,7 @@ class Plan:
     presence: Presence | None = field(default=None, compare=False)
     worst: tuple[Worst, ...] = ()
     by_scene: bool = False
+    span: tuple[float, float] | None = None
 
     @classmethod
     def of(
@@ -136,6 +138,7 @@ class Plan:
             presence=presence,
             worst=worst_windows(hard.report, scenes) if hard is not None else (),
             by_scene=normalisation is not None and normalisation.by_scene,
+            span=(min(statistics.min), max(statistics.max)),
         )
 
     @cached_property
@@ -153,7 +156,7 @@ class Plan:
 
     @cached_property
     def _augmentation(self) -> Augmentation:
-        return Augmentation(self.data.augment, self.seed, self.fill, size=self.data.sampling.size)
+        return Augmentation(self.data.augment, self.seed, self.fill, size=self.data.sampling.size, span=self.span)
 
     @cached_property
     def _margin(self) -> int:

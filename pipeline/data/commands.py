@@ -33,22 +33,27 @@ def _doctor(options: Namespace) -> Result:
 
 
 def _prepare_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--advise", action="store_true", help="only say whether it would pay")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--advise", action="store_true", help="only say whether it would pay")
+    only.add_argument("--verify", action="store_true", help="only compare the checksums of what was prepared")
     parser.add_argument("--split", default="train", choices=["train", "val", "test"], help="by default train")
 
 
 def _prepare(options: Namespace) -> Result:
     from pipeline.data.indexing import build
+    from pipeline.data.mapping import choice
     from pipeline.data.shards import prepare
 
     recipe = _recipe(options)
     manifest = build.current(recipe)
+    if options.verify:
+        return _verify(prepare.place(recipe, manifest, options.split), manifest.digest)
     advice = prepare.advise(recipe, manifest, split=options.split)
     record: dict[str, Any] = {"advice": asdict(advice) | {"pays": advice.pays, "epochs_until": advice.epochs_until}}
     if options.advise:
         return record, advice.text(), 0
-    with log.progress("pixels") as advance:
-        prepared = prepare.prepare(recipe, manifest, split=options.split, progress=advance)
+    with log.progress("pixels") as advance, choice.chosen(recipe.compute) as mapped:
+        prepared = prepare.prepare(recipe, manifest, split=options.split, mapped=mapped, progress=advance)
     record["prepared"] = asdict(prepared)
     written = (
         f"{prepared.num_scenes} scenes in {prepared.num_shards} shards, {prepared.stored_bytes / 1e6:,.0f} MB "
@@ -56,6 +61,19 @@ def _prepare(options: Namespace) -> Result:
     )
     left_out = [f"left out: {scene}" for scene in prepared.unreadable]
     return record, "\n".join([advice.text(), written + prepared.uri, *left_out]), 0
+
+
+def _verify(uri: str, digest: str) -> Result:
+    from pipeline.data.shards.reading import Shards
+
+    shards = Shards.open(uri, digest)
+    with log.progress("scenes") as advance:
+        found = shards.verify(advance)
+    text = (
+        f"{found.num_scenes} scenes in {found.num_shards} shards, {found.stored_bytes / 1e6:,.0f} MB, "
+        f"are as they were written: {found.uri}"
+    )
+    return {"verified": asdict(found)}, text, 0
 
 
 def _preview_arguments(parser: ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import labels, rasters
 from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.readers import scaling
 from pipeline.data.scenes import Scene
 from pipeline.data.statistics import scene_values
 from pipeline.data.statistics.moments import representable
@@ -95,6 +96,22 @@ def pixels(
     row, col = scene.origin
     there = window._replace(row=window.row + row, col=window.col + col)
     image, valid = rasters.read(scene.image, there, nodata=nodata, reading=reading, shape=shape)
+    _end_at_edges(scene, window, valid)
+    return image, valid
+
+
+def resampled(cut: Cut, scene: Scene, window: Window, shape: Shape) -> Cut:
+    """What `read` gives at a window with `shape` where it reads the finest level, made of what it gives without.
+
+    Equal to that once it is `finished`: under invalid pixels lie other values.
+    """
+    image, valid = scaling.resized(cut.image, cut.valid, shape)
+    _end_at_edges(scene, window, valid)
+    return Cut(image, valid, labels.nearest(cut.mask, shape))
+
+
+def _end_at_edges(scene: Scene, window: Window, valid: NDArray[np.bool_]) -> None:
+    """Nothing is valid that is made of pixels beyond the scene, also where its file goes on."""
     rows, cols = (
         _inside(first, length, size, total)
         for first, length, size, total in (
@@ -104,7 +121,6 @@ def pixels(
     )
     for beyond in (np.s_[: rows.start], np.s_[rows.stop :], np.s_[:, : cols.start], np.s_[:, cols.stop :]):
         valid[beyond] = False
-    return image, valid
 
 
 def reader_of(scene: Scene, data: Data, normalisation: Normalisation | None = None) -> Read:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.data import cutting, freshness, rasters, together
 from pipeline.data.classes import Classes
 from pipeline.data.cutting import Cut
+from pipeline.data.readers import scaling
 from pipeline.data.scenes import Scene
 from pipeline.data.shards.reading import Shards
 from pipeline.data.statistics import scene_values
@@ -20,6 +21,7 @@ from pipeline.data.statistics.scene_values import SceneValues
 from pipeline.data.windows import Window
 from pipeline.errors import DataError
 from pipeline.recipe import Data
+from pipeline.recipe.data import Reading
 
 _TILE: Final = (512, 512)
 
@@ -110,8 +112,9 @@ class Reads:
             else:
                 for each in group:
                     row, col, height, width, _ = each.window
-                    # Copies, since windows overlap and are finished in place.
-                    yield each.key, found.crop(row - whole.row, col - whole.col, height, width).copy()
+                    part = found.crop(row - whole.row, col - whole.col, height, width)
+                    # Windows overlap, and what is invalid in them is filled in place.
+                    yield each.key, part if part.valid.all() else part.copy()
                 return
         for each in group:
             try:
@@ -121,12 +124,27 @@ class Reads:
 
     def _read(self, position: int, window: Window, shape: tuple[int, int] | None) -> Cut:
         scene = self.scenes[position]
-        if self._shards is not None and shape in (None, (window.height, window.width)):
-            found = self._shards.read(scene.id, window)
-            if found is not None:
-                return found
+        found = None if self._shards is None else self._prepared(self._shards, scene, window, shape)
+        if found is not None:
+            return found
         freshness.check(scene, self.classes, self.data)
         return cutting.read(scene, window, self.classes, nodata=self.data.nodata, data=self.data, shape=shape)
+
+    def _prepared(self, shards: Shards, scene: Scene, window: Window, shape: tuple[int, int] | None) -> Cut | None:
+        """What lies at a window, if shards can tell: they hold the finest level only."""
+        if shape in (None, (window.height, window.width)):
+            return shards.read(scene.id, window)
+        if not scaling.of_finest(_levels(scene.image, self.data.reading), window, shape):
+            return None
+        found = shards.read(scene.id, window)
+        return None if found is None else cutting.resampled(found, scene, window, shape)
+
+
+@lru_cache(4096)
+def _levels(image: str, reading: Reading) -> tuple[tuple[int, int], ...]:
+    """Heights and widths of a file's levels."""
+    info = rasters.describe(image, reading=reading)
+    return info.levels or ((info.grid.height, info.grid.width),)
 
 
 @lru_cache(4096)

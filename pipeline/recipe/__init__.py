@@ -176,9 +176,12 @@ class Compute(Section):
     threads_per_worker: Positive | None = None
     """Threads of torch in each worker; by default the node's cores divided by its workers."""
     feed_threads: Positive = 2
-    """Reading threads of the local feed."""
+    """Reading threads of the local feed; at least 16 where scenes lie in a bucket, since they mostly wait."""
     block_batches: Positive = 4
     """Micro-batches in a block of Ray Data."""
+    shards: Literal["auto", "never", "require"] = "auto"
+    """Training reads from shards (`segpipe prepare`). auto: where they are there, made of these very data. never: the
+    files are read. require: without them training does not begin."""
     compile: bool = False
     """torch.compile the network."""
     address: str | None = None

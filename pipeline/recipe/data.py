@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -22,6 +23,14 @@ class Reading(Section):
     """Volumes: the direction that slices are stacked in."""
     hounsfield: tuple[float, float] | None = None
     """CT: lowest and highest value in Hounsfield units; others are set to these."""
+    variable: str | tuple[str, ...] | None = None
+    """NetCDF and HDF5: the array that is the image, with its groups: `science/image`; of several in a list each is one
+    band or more. By default the only one of two dimensions or more, or the one called `image`."""
+    label_variable: str | None = None
+    """The same for labels; by default the only one, or the one called `label` or `mask`."""
+    stack: str | None = None
+    """NetCDF: the dimension that slices are stacked in, such as `time`. By default all dimensions besides rows and
+    columns are bands."""
     max_pixels: Positive = 600_000_000_000
     """A header that claims more is taken for damaged."""
 
@@ -33,11 +42,11 @@ class Fail(Section):
 
 
 class Quarantine(Section):
-    """Scenes that cannot be read are left out, and named with the reason."""
+    """Scenes and windows that cannot be read are left out, and named with the reason."""
 
     kind: Literal["quarantine"] = "quarantine"
     max: Positive = 10
-    """More than so many end the work."""
+    """More than so many end the work: scenes in `index`, and different windows in a training or an evaluation."""
 
 
 class Data(Section):
@@ -59,12 +68,13 @@ class Data(Section):
     """Of STAC items, the assets that hold the image's bands; by default the only one with the role `data`."""
     labels: str | None
     """Where an image's label is, with {id} for its stem: `masks/{id}.png`, `{id}_mask.png`, `labels/{id}.geojson`, or
-    one vector file for all. A glob is allowed where the ending differs. Files that match it are not taken for images.
-    null: there are none."""
+    one vector file for all. `{id:^[a-z]+}` is what a regular expression finds in the stem (its first bracket, if it has
+    one), so that scenes of one region share a file: `labels/{id:^[a-z]+}.geojson`. A glob is allowed where the ending
+    differs. Files that match it are not taken for images. null: there are none."""
     label: Label = Label()
     """How labels are read."""
     aoi: str | None = None
-    """Vector file, for all scenes or with {id}: what lies outside its shapes is not annotated."""
+    """Vector file, for all scenes or with {id} as in `labels`: what lies outside its shapes is not annotated."""
     task: Literal["multiclass", "multilabel"] = "multiclass"
     """multilabel: a pixel can be of several classes or none; labels have one band per class."""
     classes: Annotated[list[ClassSpec], Field(min_length=1, max_length=255)]
@@ -81,7 +91,7 @@ class Data(Section):
     reading: Reading = Reading()
     """What files alone do not say."""
     on_error: Annotated[Fail | Quarantine, Field(discriminator="kind")] = Fail()
-    """What becomes of scenes that cannot be read: `fail`, `quarantine`, or {kind: quarantine, max: 10}."""
+    """What becomes of scenes and windows that cannot be read: `fail`, `quarantine`, or {kind: quarantine, max: 10}."""
     split: Split = HashSplit()
     """Which scenes train, validate and test."""
     sampling: AnySampling = Uniform()
@@ -103,6 +113,16 @@ class Data(Section):
     @classmethod
     def _bare_kind(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("labels", "aoi")
+    @classmethod
+    def _expressions(cls, pattern: str | None) -> str | None:
+        for found in re.findall(r"\{id:((?:[^{}]|\{[0-9,]+\})+)\}", pattern or ""):
+            try:
+                re.compile(found)
+            except re.error as error:
+                raise ValueError(f"{found!r} is no regular expression: {error}") from error
+        return pattern
 
     @field_validator("sampling", mode="before")
     @classmethod

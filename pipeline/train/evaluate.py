@@ -21,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import metrics, store
-from pipeline.data import labels
+from pipeline.data import quarantine
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.cutting import pixels, reader_of
 from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
+from pipeline.data.quarantine import LeftOut, Tally
+from pipeline.data.sampling import mixing
 from pipeline.data.scenes import Scene, some
 from pipeline.data.windows import Window
 from pipeline.errors import BundleError, ManifestError, OutputExists, SceneError
@@ -35,12 +36,13 @@ from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.model.networks import Network
-from pipeline.recipe import Data, Recipe
+from pipeline.recipe import Recipe
 from pipeline.train import pictures, report
 from pipeline.train.examples import Candidate, Gallery, confusion_of
 from pipeline.train.host import run_name
 from pipeline.train.on_mlflow import METRICS, read_rows
 from pipeline.train.report import Counts, Example, Report, SceneResult
+from pipeline.train.tolerant import Tolerant
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class _Job:
     manifest: Manifest
     gallery: Gallery
     device: torch.device
+    reading: Tolerant
 
     @property
     def num_classes(self) -> int:
@@ -91,7 +94,8 @@ def evaluate(
     Raises:
         OutputExists: there is a report already; nothing was computed.
         ManifestError: the split is empty, or a scene of it has no label, or none has a labelled pixel.
-        SceneError: the scenes have other bands than the bundle was trained on.
+        SceneError: the scenes have other bands than the bundle was trained on, or more windows of them cannot be read
+            than `data.on_error` tolerates.
         BundleError: the bundle was trained for other classes.
     """
     store.configure(recipe.compute.storage)
@@ -108,7 +112,8 @@ def evaluate(
     started = time.monotonic()
     device = device_of(recipe.compute.device)
     gallery = Gallery(recipe.evaluate.examples, recipe.data.sampling.size, len(manifest.classes))
-    job = _Job(recipe, bundle, bundle.network.to(device), manifest, gallery, device)
+    reading = Tolerant(manifest, recipe.data, bundle.normalisation, Tally(quarantine.limit(recipe.data)))
+    job = _Job(recipe, bundle, bundle.network.to(device), manifest, gallery, device, reading)
     counts = _confusions(job, scenes, progress or (lambda *_: None))
     found = _summary(job, split, scenes, counts)
     chosen = [(kind, c) for kind, side in zip(("best", "worst"), gallery.chosen(), strict=True) for c in side]
@@ -120,7 +125,7 @@ def evaluate(
         examples=tuple(Example(kind, c.scene.id, c.window, c.miou, c.error_share) for kind, c in chosen),
         **found,
     )
-    report.write(result, [_pictures(c, manifest, recipe.data) for _, c in chosen])
+    report.write(result, [_pictures(job, c) for _, c in chosen])
     logger.info("%s split: mean IoU %.4f over %d scenes; %s", split, result.scores["miou"], len(scenes), uri)
     return result
 
@@ -206,7 +211,7 @@ def _confusions(job: _Job, scenes: Sequence[Scene], progress: Advance) -> list[N
 def _strips(job: _Job, scene: Scene, number: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
     """First row, label and prediction [h,W] or [K,h,W] of finished rows of a slice; IGNORE in both where there is no
     measurement."""
-    read = reader_of(scene, job.recipe.data, job.bundle.normalisation)
+    read = job.reading.image(scene)
     strips = blend.stream(
         job.network,
         lambda window: read(window._replace(slice=number)),
@@ -220,7 +225,7 @@ def _strips(job: _Job, scene: Scene, number: int) -> Iterator[tuple[int, NDArray
     )
     for row, prediction, valid in strips:
         window = Window(row, 0, len(valid), scene.width, number)
-        truth = labels.mask(scene, window, job.manifest.classes, job.recipe.data)
+        truth = job.reading.truth(scene, window, prediction)
         truth[..., ~valid] = IGNORE
         yield row, truth, prediction
 
@@ -253,7 +258,8 @@ def _summary(job: _Job, split: str, scenes: Sequence[Scene], counts: Sequence[ND
         "scenes": tuple(
             SceneResult(s.id, s.group, _plain(n), _scores(n, names)) for s, n in zip(scenes, counts, strict=True)
         ),
-        "curves": _curves(recipe, bundle),
+        "left_out": LeftOut(manifest.quarantined, job.reading.tally.windows),
+        **_training(recipe, bundle),
         "predict": recipe.predict.model_dump(mode="json"),
         "task": job.task,
         # Where it ran is nobody's business: it changes no number, and addresses may hold passwords.
@@ -269,22 +275,23 @@ def _plain(counts: NDArray[np.int64]) -> Counts:
     return report.as_counts(counts.tolist())
 
 
-def _curves(recipe: Recipe, bundle: Bundle) -> tuple[dict[str, float], ...]:
+def _training(recipe: Recipe, bundle: Bundle) -> dict[str, Any]:
     """What the bundle's run recorded; a bundle that came from elsewhere may have its run under this output."""
     run = run_name(bundle.fingerprint, bundle.manifest_digest)
     beside = bundle.uri.rstrip("/").rpartition("/")[0] or "."
     for home in (beside, store.join(recipe.compute.output, recipe.name, "runs", run)):
         rows = read_rows(store.join(home, METRICS))
         if rows:
-            return tuple(_numbers(row) for row in rows)
-    return ()
+            found = {"left_out_of_training": quarantine.read(home), "mixing": mixing.read(home)}
+            return {"curves": tuple(map(_numbers, rows)), **found}
+    return {"curves": ()}
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "time"}
 
 
-def _pictures(candidate: Candidate, manifest: Manifest, data: Data) -> dict[str, str]:
-    image, valid = pixels(candidate.scene, candidate.window, nodata=data.nodata, reading=data.reading)
-    truth, prediction = candidate.truth, candidate.prediction
-    return pictures.window_pictures(image, valid, manifest.bands, truth, prediction, manifest.classes)
+def _pictures(job: _Job, candidate: Candidate) -> dict[str, str]:
+    image, valid = job.reading.picture(candidate.scene, candidate.window)
+    bands, classes = job.manifest.bands, job.manifest.classes
+    return pictures.window_pictures(image, valid, bands, candidate.truth, candidate.prediction, classes)

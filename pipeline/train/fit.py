@@ -22,6 +22,7 @@ from torch import distributed as dist
 from pipeline import log, store
 from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
+from pipeline.data.mapping import choice
 from pipeline.data.planning import plan_of
 from pipeline.data.statistics import measuring
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
@@ -139,8 +140,12 @@ def _open(
         manifest = manifest or current(recipe)
         run_uri = run_uri_of(recipe, manifest)
         _make_room(run_uri, overwrite)
-        moments = measuring.cached(recipe, manifest)
-        plan_of(recipe, manifest, moments)
+        if choice.elsewhere(recipe.compute):
+            stack.enter_context(_on_ray().connected(recipe.compute))  # too small a cluster is known before it reads
+        with choice.chosen(recipe.compute) as mapped:
+            moments = measuring.cached(recipe, manifest, mapped)
+            plan = plan_of(recipe, manifest, moments, mapped=mapped)
+        logger.info("chips are read from %s", plan.shards or "the files")
         stated = on_mlflow.without_secrets(recipe.model_dump(mode="json"))
         manifest.write(store.join(run_uri, MANIFEST))
         store.write_json(store.join(run_uri, RECIPE), stated)

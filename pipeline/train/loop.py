@@ -2,7 +2,8 @@
 
 A step: batch to the device, forward under autocast, local sums of the loss, sums over all ranks, the value they give,
 backward (DDP averages), unscale and clip, update at the step's rate, moving average. Then, where due: log, validate,
-checkpoint, report. Nothing waits for the device between two logged steps.
+checkpoint, report. Nothing waits for the device between two logged steps, and only there do ranks tell each other which
+windows they could not read.
 
 Gradients are those of the global batch: with local sums s_r and their total S, every rank differentiates
 value(s_r + const(S - s_r)); the sum over ranks is the gradient of value(S). DDP averages, hence a factor of `size`.
@@ -11,6 +12,7 @@ value(s_r + const(S - s_r)); the sum over ranks is the gradient of value(S). DDP
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 import time
@@ -24,6 +26,7 @@ from torch import distributed as dist
 
 from pipeline import recipe
 from pipeline.data.batches import Batch, numbers_of
+from pipeline.data.quarantine import Replaced, Tally
 from pipeline.errors import DivergedError, TrainingError
 from pipeline.model.losses import Loss, Supervised
 from pipeline.train import checkpoint, optim
@@ -76,10 +79,15 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another room
     tracker: Tracker,
     device: torch.device,
     validate: Validate | None = None,
+    tally: Tally | None = None,
 ) -> Outcome:
     """Train from the newest checkpoint of `job.run_uri`, or from the start, to the last step.
 
+    `tally` counts the windows that any rank could not read, those that `validate` notes there included; by default none
+    is tolerated.
+
     Raises:
+        SceneError: more windows could not be read than are tolerated, in the whole run.
         DivergedError: the loss is not finite.
         CheckpointError: the newest checkpoint is damaged or belongs to another recipe.
         TrainingError: the feed ended early, or gave the chips of another step.
@@ -87,21 +95,25 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another room
     """
     section = job.train
     state = State(network.train(), section, world, device, compiles=job.compile)
-    ledger = _Ledger(section, world, loss)
+    ledger = _Ledger(section, world, loss, Tally() if tally is None else tally)
     start = _restore(job, state, ledger)
     feed = iter(batches(start)) if start < section.steps else iter(())
     for done in range(start + 1, section.steps + 1):
         batch = _next(feed, done - 1, world, section.global_batch)
+        ledger.tally.note(batch.replaced)
         ledger.add(*_step(job, state, loss, batch, done - 1))
-        if _due(done, section.log_every, section):
-            ledger.record(done, tracker)
+        logs = _due(done, section.log_every, section)
+        saves = _due(done, section.checkpoint_every, section)
         scores = validate is not None and _due(done, section.validate_every or section.checkpoint_every, section)
+        if logs:
+            ledger.record(done, tracker)
         if validate is not None and scores:
             ledger.check(done)
             with torch.no_grad(), state.autocast():
                 ledger.score(done, validate(state.kept().eval()), tracker)
             network.train()
-        saves = _due(done, section.checkpoint_every, section)
+        if logs or scores or saves:
+            _add_up(ledger.tally, world)
         if saves:
             ledger.check(done)
             _save(job, state, ledger, done)
@@ -139,6 +151,16 @@ def _next(feed: Iterator[Batch], step: int, world: World, global_batch: int) -> 
     if tuple(batch.numbers) != expected:
         raise TrainingError(f"step {step}, rank {world.rank}: chips {batch.numbers} came, not {expected}", hint)
     return batch
+
+
+def _add_up(tally: Tally, world: World) -> None:
+    """Count what any rank could not read; all of them know it then, and all fail if it is too much."""
+    if world.size == 1:
+        tally.add(tally.take())
+    elif tally.most:  # without tolerance there is nothing to tell: the rank that met it has failed
+        everywhere: list[list[Replaced]] = [[] for _ in range(world.size)]
+        dist.all_gather_object(everywhere, tally.take())
+        tally.add(itertools.chain.from_iterable(everywhere), say=world.leader)
 
 
 def _due(done: int, every: int, section: recipe.Train) -> bool:
@@ -183,10 +205,10 @@ def _restore(job: Job, state: State, ledger: _Ledger) -> int:
 
 
 class _Ledger:
-    """Losses and scores so far. Losses stay on the device until they are asked for."""
+    """Losses, scores and what could not be read so far. Losses stay on the device until they are asked for."""
 
-    def __init__(self, section: recipe.Train, world: World, objective: Loss | Supervised) -> None:
-        self.section, self.world, self.objective = section, world, objective
+    def __init__(self, section: recipe.Train, world: World, objective: Loss | Supervised, tally: Tally) -> None:
+        self.section, self.world, self.objective, self.tally = section, world, objective, tally
         self.pending: list[Tensor] = []
         self.window: list[float] = []  # read, but not yet in a record
         self.last = (0, math.nan)
@@ -251,10 +273,12 @@ class _Ledger:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"window": self.window, "last": self.last, "losses": self.losses, "scores": self.scores}
+        numbers = {"window": self.window, "last": self.last, "losses": self.losses, "scores": self.scores}
+        return {**numbers, "left_out": self.tally.to_list()}
 
     def load(self, parts: dict[str, Any], step: int) -> None:
         """Take back what `to_dict` gave."""
         self.window, self.last = list(parts["window"]), tuple(parts["last"])
         self.losses, self.scores = [(s, v) for s, v in parts["losses"]], dict(parts["scores"])
+        self.tally.load(parts.get("left_out", ()))  # older checkpoints do not have it
         self.clock = (time.monotonic(), step)

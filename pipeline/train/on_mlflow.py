@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline import config, store
+from pipeline.data import quarantine
 from pipeline.errors import StorageError, TrackingError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Recipe
@@ -88,7 +89,8 @@ def start_run(recipe: Recipe, uri: str, *, run_uri: str, tags: Mapping[str, str]
 
 
 def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
-    """Send what could not be sent before, and close the run as FINISHED, FAILED or KILLED; only warns."""
+    """Send what could not be sent before and what was left out, and close the run as FINISHED, FAILED or KILLED; only
+    warns."""
     platform = _platform()
     spool = store.join(run_uri, UNSENT)
     try:
@@ -99,6 +101,9 @@ def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
                 _send(client, run_id, rows)
                 store.remove(spool)
                 logger.info("sent the %d records that MLflow had missed", len(rows))
+            left_out = quarantine.read(run_uri)
+            if left_out.rows:
+                client.log_dict(run_id, left_out.to_json(), quarantine.FILE)
             client.set_terminated(run_id, status)
     except StorageError as error:
         logger.warning("MLflow run %s is %s, but stays open: %s", run_id, status, error.message)

@@ -24,9 +24,9 @@ from ray.data import Dataset
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline import log, store
-from pipeline.data import quarantine
 from pipeline.data.batches import Batch
 from pipeline.data.manifest import Manifest
+from pipeline.data.mapping import on_ray as cluster
 from pipeline.data.on_ray import dataset, execution_options, ray_batches, unwrap
 from pipeline.data.planning import plan_of
 from pipeline.data.statistics.moments import Statistics
@@ -62,28 +62,9 @@ def connected(compute: Compute) -> Iterator[None]:
     Raises:
         ClusterError: the cluster does not answer, or is too small.
     """
-    if ray.is_initialized():
+    with cluster.connected(compute.address or os.environ.get("RAY_ADDRESS"), partial(_start, compute)):
         preflight(compute)
         yield
-        return
-    address = compute.address or os.environ.get("RAY_ADDRESS")
-    try:
-        with _undisturbed():
-            if address:
-                # Workers elsewhere do not have this process's environment.
-                env = {"env_vars": store.environment()}
-                ray.init(address=address, logging_level=logging.WARNING, runtime_env=env)
-            else:
-                _start(compute)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no connection to Ray at {address or 'this machine'}: {error}", "check compute.address and RAY_ADDRESS"
-        ) from error
-    try:
-        preflight(compute)
-        yield
-    finally:
-        ray.shutdown()
 
 
 def preflight(compute: Compute) -> None:
@@ -178,20 +159,6 @@ def _start(compute: Compute) -> None:
     )
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep the root logger and the handler of SIGTERM, which Ray replaces in this process by its own."""
-    root = logging.getLogger()
-    handlers, level, term = list(root.handlers), root.level, signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        if callable(term) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, term)
-
-
 def _fewer_cpus(compute: Compute, cpus: float, data: int) -> str:
     left = cpus - data
     changes = ["add CPUs"]
@@ -235,7 +202,6 @@ def _batches(payload: dict[str, Any], world: World, start_step: int) -> Iterable
         global_batch=recipe.train.global_batch,
         start_step=start_step,
         stop_step=recipe.train.steps,
-        tolerated=quarantine.limit(recipe.data),
     )
 
 

@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 from pipeline import config, store
 from pipeline.data.classes import Classes
+from pipeline.data.quarantine import LeftOut
+from pipeline.data.sampling import mixing as mixings
 from pipeline.data.windows import Window
 from pipeline.errors import DataError
 from pipeline.train import pictures
@@ -23,6 +25,7 @@ JSON_NAME = "report.json"
 HTML_NAME = "report.html"
 
 _SHOWN_SCENES = 200
+_LEFT_OUT = ("left_out", "left_out_of_training")
 _DECISION_BEGIN, _DECISION_END = "<!-- decision -->", "<!-- /decision -->"
 
 Counts = tuple[tuple[Any, ...], ...]
@@ -92,6 +95,12 @@ class Report:
     """What trained the bundle."""
     task: str = "multiclass"
     """Or multilabel."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What could not be read and so was not judged; and scenes, of any split, that are not in the manifest."""
+    left_out_of_training: LeftOut = field(default_factory=LeftOut)
+    """What the run that trained the bundle could not read, where that could be found."""
+    mixing: dict[str, float] = field(default_factory=dict)
+    """How mixed the chips came that trained it, likewise."""
 
     @property
     def num_pixels(self) -> int:
@@ -101,6 +110,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """As plain values; NaN becomes null, and where the report lies is left out."""
         tree = asdict(self) | {"classes": self.classes.to_json(), "report_version": REPORT_VERSION}
+        tree |= {name: getattr(self, name).to_json() for name in _LEFT_OUT}
         del tree["uri"]
         cleaned: dict[str, Any] = store.nan_to_null(tree)
         return cleaned
@@ -120,6 +130,7 @@ class Report:
             ),
             "examples": tuple(Example(**{**e, "window": Window(*e["window"])}) for e in tree["examples"]),
             "curves": tuple(dict(row) for row in tree["curves"]),
+            **{name: LeftOut.from_json(tree[name]) for name in _LEFT_OUT if name in tree},
         }
         return cls(uri=uri, **values)
 
@@ -177,10 +188,12 @@ def html(report: Report, shown: Sequence[Mapping[str, str]] = ()) -> str:
         groups=_worst_first([(name, scores, ()) for name, scores in report.groups.items()]) if grouped else [],
         scenes=_worst_first([(s.id, s.scores, (s.group, f"{s.num_pixels:,}")) for s in report.scenes])[:_SHOWN_SCENES],
         curves=[Markup(figure) for figure in pictures.curves(report.curves)],
+        mixed=mixings.told(report.mixing),
         galleries=[
             (kind, [(e, p) for e, p in zip(report.examples, shown, strict=True) if e.kind == kind])
             for kind in ("worst", "best")
         ],
+        lost=[("here", report.left_out.rows), ("in training", report.left_out_of_training.rows)],
         settings=list(config.leaves(report.recipe)),
         wrong="#{:02x}{:02x}{:02x}".format(*pictures.WRONG),
         decision_marks=(Markup(_DECISION_BEGIN), Markup(_DECISION_END)),

@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,13 @@ from torch import nn
 from pipeline import metrics
 from pipeline.data import cutting
 from pipeline.data.classes import Classes
+from pipeline.data.quarantine import NONE, Replaced, Tally
 from pipeline.data.scenes import Scene
 from pipeline.data.statistics import scene_values
 from pipeline.data.statistics.normalise import Normalisation
 from pipeline.data.statistics.scene_values import SceneValues
 from pipeline.data.windows import Window
+from pipeline.errors import DataError
 from pipeline.recipe import Data
 from pipeline.world import World
 
@@ -42,12 +44,14 @@ class Validation:
     batch: int
     """Windows per forward pass."""
     threads: int
+    tally: Tally = field(default_factory=Tally)
+    """Windows that cannot be read are noted here, if any are tolerated, and are not scored."""
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         """Scores over all windows of all scenes; each rank reads and predicts its share, and all return the same.
 
         Raises:
-            DataError: a scene cannot be read.
+            DataError: a scene cannot be read, and none is tolerated.
         """
         tally = metrics.Tally(len(self.classes), task=self.data.task)
         for images, masks in _groups(self._chips(), self.batch):
@@ -59,13 +63,27 @@ class Validation:
         """This rank's chips, read ahead by threads."""
         share = itertools.islice(windows(self.scenes, self.data.sampling.size), self.world.rank, None, self.world.size)
         with ThreadPoolExecutor(self.threads) as pool:
-            pending: deque[Future[Chip]] = deque()
+            pending: deque[Future[Chip | Replaced]] = deque()
             for scene, window in share:
-                pending.append(pool.submit(self._cut, scene, window))
+                pending.append(pool.submit(self._tried, scene, window))
                 if len(pending) >= 2 * self.batch:
-                    yield pending.popleft().result()
+                    yield from self._whole(pending.popleft().result())
             while pending:
-                yield pending.popleft().result()
+                yield from self._whole(pending.popleft().result())
+
+    def _whole(self, found: Chip | Replaced) -> Iterator[Chip]:
+        if isinstance(found, Replaced):
+            self.tally.note([found])
+        else:
+            yield found
+
+    def _tried(self, scene: Scene, window: Window) -> Chip | Replaced:
+        try:
+            return self._cut(scene, window)
+        except DataError as error:
+            if not self.tally.most:
+                raise
+            return Replaced(NONE, scene.id, window, error.message)
 
     def _cut(self, scene: Scene, window: Window) -> Chip:
         cut = cutting.read(scene, window, self.classes, nodata=self.data.nodata, data=self.data)

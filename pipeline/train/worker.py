@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,14 @@ import torch
 from torch import distributed as dist
 
 from pipeline import store
+from pipeline.data import quarantine
 from pipeline.data.batches import Batch, local_batches
+from pipeline.data.chips import Plan
 from pipeline.data.manifest import Manifest
 from pipeline.data.planning import normalisation_of, plan_of
+from pipeline.data.quarantine import LeftOut, Tally
+from pipeline.data.sampling import mixing
+from pipeline.data.scenes import Scene
 from pipeline.data.statistics import normalise
 from pipeline.data.statistics.moments import Statistics
 from pipeline.data.statistics.normalise import Normalisation
@@ -66,6 +71,7 @@ def work(
             normalise.tell(parts.normalisation, manifest.bands)
         outcome = _train(parts, network, host, feed or _local_feed(parts))
         if world.leader:
+            quarantine.write(parts.run_uri, LeftOut(manifest.quarantined, parts.tally.windows))
             _bundle(parts, network, outcome)
         if world.size > 1:
             dist.barrier()  # nobody leaves before the bundle is there
@@ -118,19 +124,23 @@ def _prepare(recipe: Recipe, world: World, device: torch.device) -> None:
 
 def _local_feed(parts: _Parts) -> loop.Batches:
     recipe = parts.recipe
-    plan = plan_of(recipe, parts.manifest, parts.statistics)
 
     def read(start: int) -> Iterable[Batch]:
         return local_batches(
-            plan,
+            parts.plan,
             parts.world,
             global_batch=recipe.train.global_batch,
             start_step=start,
             stop_step=recipe.train.steps,
-            threads=recipe.compute.feed_threads,
+            threads=_readers(recipe, parts.plan.scenes),
         )
 
     return read
+
+
+def _readers(recipe: Recipe, scenes: Sequence[Scene]) -> int:
+    """Reading threads: more where they mostly wait for a store."""
+    return store.concurrency((scene.image for scene in scenes), recipe.compute.feed_threads)
 
 
 def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batches) -> loop.Outcome:
@@ -145,18 +155,24 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
         compile=recipe.compute.compile,
         meta={"recipe": payload["stated"], "mlflow_run_id": tracking.get("run_id")},
     )
+    mixed = mixing.Mixing(parts.plan.order, recipe.train.global_batch, len(parts.manifest.classes)) if tracker else None
     try:
-        return loop.train(
+        outcome = loop.train(
             job,
             network=network,
             loss=_loss(parts, network),
-            batches=feed,
+            batches=mixed.watching(feed) if mixed else feed,
             world=world,
             host=host,
             tracker=tracker or NoTracker(),
             device=parts.device,
             validate=_validation(parts),
+            tally=parts.tally,
         )
+        if mixed and mixed.numbers:
+            store.write_json(store.join(run_uri, mixing.FILE), mixed.numbers)
+            logger.info("how mixed the chips came: %s", mixing.told(mixed.numbers))
+        return outcome
     finally:
         if tracker is not None:
             tracker.close()
@@ -180,7 +196,8 @@ def _validation(parts: _Parts) -> Validation | None:
         world=parts.world,
         device=parts.device,
         batch=parts.recipe.train.global_batch // parts.world.size,
-        threads=parts.recipe.compute.feed_threads,
+        threads=_readers(parts.recipe, scenes),
+        tally=parts.tally,
     )
 
 
@@ -219,6 +236,15 @@ class _Parts:
     @property
     def run_uri(self) -> str:
         return str(self.payload["run_uri"])
+
+    @cached_property
+    def tally(self) -> Tally:
+        """Of the windows that the run could not read."""
+        return Tally(quarantine.limit(self.recipe.data))
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self.recipe, self.manifest, self.statistics)
 
     @cached_property
     def normalisation(self) -> Normalisation:

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline import store
 from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
+from pipeline.data.mapping import choice
 from pipeline.data.statistics import measuring
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.log import Advance
@@ -106,7 +107,8 @@ def _open(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
 
 def _statistics(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What `fit` looks for under `compute.output`, and where: read once, it serves all trials."""
-    measuring.cached(recipe, manifest)
+    with choice.chosen(recipe.compute) as mapped:
+        measuring.cached(recipe, manifest, mapped)
     path = store.join(recipe.name, "statistics", f"{manifest.digest[:12]}.json")
     return {"path": path, "entry": store.read_json(store.join(recipe.compute.output, path))}
 

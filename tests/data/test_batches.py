@@ -64,6 +64,23 @@ def test_neither_threads_nor_start_nor_ranks_matter(tmp_path: Path, threads: int
     assert torch.equal(merged, torch.cat([batch.image for batch in whole[5:]]))
 
 
+@pytest.mark.parametrize("held", ["batch", "view", "array"])
+def test_memory_goes_round_but_never_while_it_is_held(tmp_path: Path, held: str) -> None:
+    source = plan(tmp_path, augment=AUGMENT)
+    places, kept = set(), []
+    for batch in local_batches(source, World(), global_batch=4, start_step=0, stop_step=40, threads=2):
+        places.add(batch.image.data_ptr())
+        if batch.numbers[0] % 20 == 0:
+            parts = {"batch": batch.image, "view": batch.image[1:, 0], "array": batch.image.numpy()[1:]}
+            kept.append((batch.numbers, parts[held]))
+        del batch
+    assert len(places) < 20
+    for numbers, part in kept:
+        images, _ = source.stack(numbers)
+        expected = {"batch": images, "view": images[1:, 0], "array": images[1:]}[held]
+        assert np.array_equal(np.asarray(part), expected)
+
+
 def test_nothing_to_do_is_no_batch(tmp_path: Path) -> None:
     assert feed(plan(tmp_path), start_step=3, stop_step=3) == []
 

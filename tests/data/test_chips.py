@@ -151,6 +151,15 @@ def test_a_plan_of_a_manifest(tmp_path: Path) -> None:
         Plan.of(manifest(tmp_path), statistics(), data, 5, split="val")
 
 
+def test_gamma_knows_the_range_of_the_data(tmp_path: Path) -> None:
+    gamma = {"transform": "RandomGamma", "gamma_limit": [150, 150], "p": 1.0}
+    plain, curved = (Plan.of(manifest(tmp_path), statistics(), section(tmp_path, augment=a), 5) for a in ([], [gamma]))
+    (before, mask), (after, _) = (made.chip(3) for made in (plain, curved))
+    valid = mask != IGNORE
+    assert valid.any()
+    np.testing.assert_allclose(after[:, valid], 4000 * (before[:, valid] / 4000) ** 1.5, atol=0.51)
+
+
 def test_a_plan_refuses_augmentation_that_its_chips_cannot_take(tmp_path: Path) -> None:
     data = section(tmp_path, augment=["D4", "GaussNoise", {"transform": "RandomCrop", "height": 16, "width": 16}])
     with pytest.raises(RecipeError) as caught:

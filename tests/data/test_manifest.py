@@ -324,6 +324,48 @@ def test_everything_that_is_wrong_is_said_at_once(folder):
     assert not (folder / "runs").exists()
 
 
+def test_files_that_do_not_pair_and_scenes_that_differ_are_one_list(folder):
+    # An image without label, a label without image, two labels, an id twice, other bands, another type, an empty file.
+    (folder / "masks" / "s0.tif").rename(folder / "masks" / "nobody.tif")
+    write_raster(folder / "masks" / "s1.png", np.zeros((48, 48), np.uint8))
+    shutil.copy(folder / "images" / "s2.tif", folder / "images" / "s2.tiff")
+    plain = {"height": 48, "width": 48, "crs": None, "transform": None, "label_ending": None}
+    make_scene(folder, "s3", bands=4, **plain)
+    make_scene(folder, "s4", dtype="uint16", **plain)
+    (folder / "images" / "s5.tif").write_bytes(b"")
+    recipe = recipe_for(folder, **{"data.images": "images/*", "data.labels": "masks/{id}.*"})
+    with pytest.raises(ManifestError) as caught:
+        index(recipe)
+    for part in (
+        "7 problems with the scenes",
+        "image s0 has no label 'masks/s0.*'",
+        "label nobody.tif belongs to no image",
+        f"id s1 has several labels: {folder}/masks/s1.png, {folder}/masks/s1.tif",
+        f"id s2 has several images: {folder}/images/s2.tif, {folder}/images/s2.tiff",
+        "scene s3 has 4 bands",
+        "scene s4 has uint16 pixels",
+        "s5.tif: the file is empty",
+    ):
+        assert part in caught.value.message
+    with pytest.raises(ManifestError, match="belongs to no image"):
+        index(recipes.replace(recipe, {"data.on_error": "quarantine"}))
+
+
+def test_a_pattern_that_finds_no_label_is_told_before_any_file_is_opened(folder, monkeypatch):
+    monkeypatch.setattr(rasters, "describe", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(ManifestError, match=r"6 of 6 images have no label 'mask/\{id\}\.tif'"):
+        index(recipe_for(folder, **{"data.labels": "mask/{id}.tif"}))
+
+
+def test_a_table_that_names_a_scene_twice_is_told_with_what_is_wrong_elsewhere(folder):
+    rows = [f"s{i},images/s{i}.tif,masks/s{i}.tif" for i in range(6)]
+    (folder / "scenes.csv").write_text("\n".join(["id,image,label", *rows, rows[1].replace("images/s1", "images/s2")]))
+    (folder / "images" / "s5.tif").write_bytes(b"")
+    with pytest.raises(ManifestError) as caught:
+        index(recipe_for(folder, **{"data.images": None, "data.labels": None, "data.scenes": "scenes.csv"}))
+    assert "id s1 is in scenes.csv 2 times" in caught.value.message and "s5.tif: the file is empty" in str(caught.value)
+
+
 def test_a_thousand_problems_are_not_all_printed(tmp_path):
     for i in range(60):
         (tmp_path / "images").mkdir(exist_ok=True)

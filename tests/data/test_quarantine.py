@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data import freshness
+from pipeline.data import freshness, quarantine
 from pipeline.data.batches import Batch, local_batches
 from pipeline.data.chips import Plan
 from pipeline.data.indexing.inspection import look_at
-from pipeline.data.quarantine import Replaced, Tally
+from pipeline.data.quarantine import NONE, LeftOut, Replaced, Tally
 from pipeline.data.scenes import Found
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
@@ -68,9 +69,11 @@ def test_other_chips_are_what_they_were(tmp_path: Path) -> None:
 
 def test_too_many_end_the_work(tmp_path: Path) -> None:
     source = damaged(tmp_path, most=2)
-    with pytest.raises(SceneError, match=r"3 windows could not be read, more than data\.on_error allows") as caught:
-        feed(source, stop=500)
-    assert caught.value.message.count("s1.tif") == 3
+    tally = Tally(source.tolerated)
+    with pytest.raises(SceneError, match=r"\d+ windows could not be read, more than data\.on_error allows") as caught:
+        for batch in feed(source, stop=500):
+            tally.add(batch.replaced)
+    assert caught.value.message.count("s1.tif") == len(tally) >= 3
 
 
 def test_without_quarantine_the_first_one_does(tmp_path: Path) -> None:
@@ -88,15 +91,51 @@ def test_nothing_left_to_read_is_an_error(tmp_path: Path) -> None:
         source.chip(0)
 
 
+ONE = Replaced(3, "a", Window(1, 2, 8, 8), "broken")
+
+
 def test_a_window_counts_once(caplog: pytest.LogCaptureFixture) -> None:
-    one = Replaced(3, "a", Window(1, 2, 8, 8), "broken")
     tally = Tally(1)
-    tally.add([one])
-    tally.add([one, replace(one, number=9)])
-    assert len(tally) == 1
-    assert tally.summary() == [{"scene": "a", "window": [1, 2, 8, 8, 0], "chip": 3, "reason": "broken"}]
+    tally.add([ONE])
+    tally.add([ONE, replace(ONE, number=9)])
+    assert tally.windows == (ONE,)
+    assert caplog.text.count("left out: scene a, row 1, column 2: broken") == 1
     with pytest.raises(SceneError, match="2 windows"):
-        tally.add([replace(one, scene="b")])
+        tally.add([replace(ONE, scene="b")])
+
+
+def test_what_is_noted_counts_when_it_is_added() -> None:
+    """In the order of the chips, and what belongs to none at the end, whoever noted it."""
+    tally, other = Tally(9), Tally(9)
+    tally.note([replace(ONE, number=NONE, scene="v"), replace(ONE, number=7, scene="b")])
+    other.note([replace(ONE, number=5), ONE])
+    assert not tally.windows
+    tally.add([*other.take(), *tally.take()])
+    assert [(w.number, w.scene) for w in tally.windows] == [(3, "a"), (7, "b"), (NONE, "v")]
+    assert not tally.take()
+
+
+def test_a_tally_survives_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    tally, again = Tally(2), Tally(2)
+    tally.add([ONE, replace(ONE, number=NONE, window=Window(0, 0, 8, 8, 4))])
+    rows = json.loads(json.dumps(tally.to_list()))
+    caplog.clear()
+    again.load(rows)
+    assert again.windows == tally.windows
+    again.add([ONE])
+    assert not caplog.text
+    with pytest.raises(SceneError, match="3 windows"):
+        again.add([replace(ONE, scene="c")])
+
+
+def test_what_a_run_left_out_is_kept_with_it(tmp_path: Path) -> None:
+    found = LeftOut((("x", "no such file"),), (ONE,))
+    quarantine.write(str(tmp_path), found)
+    assert quarantine.read(str(tmp_path)) == found
+    assert found.lines == ["scene x, all of it: no such file", "scene a, row 1, column 2: broken"]
+    quarantine.write(str(tmp_path / "clean"), LeftOut())
+    assert quarantine.read(str(tmp_path / "clean")) == LeftOut()
+    assert not (tmp_path / "clean").exists()
 
 
 def indexed(source: Plan) -> Plan:

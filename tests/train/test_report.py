@@ -189,6 +189,15 @@ def test_curves_are_drawn_where_there_are_any(made):
     assert "<svg" not in (Path(made.uri) / "report.html").read_text()
 
 
+def test_how_mixed_the_chips_came_is_said(made):
+    report.write(made, [shown()])
+    assert "How mixed" not in page(made).text
+    mixed = replace(made, mixing={"scenes_per_batch": 4.25, "blocks_per_batch": 7.8, "chi_square_of_batches": 0.97})
+    report.write(mixed, [shown()])
+    assert "4.2 scenes, 7.8 blocks in a batch, χ² of class shares 0.97 between batches" in page(made).text
+    assert report.read(made.uri).mixing == mixed.mixing
+
+
 def test_a_decision_replaces_the_one_before(made):
     report.write(made, [shown()])
     report.add_decision(made.uri, "version 1: refused", False, ["IoU of <i>water</i> fell"])

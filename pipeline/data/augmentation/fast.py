@@ -83,8 +83,8 @@ def multiplied(image: NDArray[Any], factor: float | NDArray[Any], span: Span | N
 
 
 def gamma(image: NDArray[Any], exponent: float, span: Span | None) -> NDArray[Any]:
-    """top * (image / top) ** exponent, where `top` is 1 for floats in 0..1, and otherwise the largest value of the
-    data, or of the dtype where that is not known.
+    """top * (image / top) ** exponent, where `top` is 1 for floats in 0..1, 255 for uint8, and otherwise the largest
+    value of the data, or of the dtype where that is not known.
 
     Raises:
         ValueError: there are negative values, which have no such power.
@@ -93,7 +93,8 @@ def gamma(image: NDArray[Any], exponent: float, span: Span | None) -> NDArray[An
     if lowest < 0:
         raise ValueError(f"a power of negative values (down to {lowest:g})")
     limit = float(np.iinfo(image.dtype).max) if image.dtype.kind in "iu" else 1.0
-    top = limit if span is None or unit(image, span) else span[1]
+    theirs = image.dtype == np.uint8  # where albumentations has a definition, it holds
+    top = limit if theirs or span is None or unit(image, span) else span[1]
     if image.dtype.kind == "f":
         # Three times faster than a power; log(0) is far enough below zero that its exponential is zero.
         logs = cv2.log(np.ascontiguousarray(image).reshape(1, -1))

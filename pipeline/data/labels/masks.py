@@ -45,11 +45,14 @@ def mask(
     found, strange = encode(scene, window, classes, _DEFAULT if data is None else data)
     if strange:
         raise refusal(strange, scene, classes)
-    if shape is None or shape == found.shape[-2:]:
-        return found
-    # The pixel under the centre: overviews of labels are often averages, which are no classes.
-    rows, cols = (((np.arange(n) + 0.5) * (m / n)).astype(np.int64) for n, m in zip(shape, window[2:4], strict=True))
-    return found[..., rows[:, None], cols]
+    return found if shape is None or shape == found.shape[-2:] else nearest(found, shape)
+
+
+def nearest(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """A mask [..., h, w] at another shape: the pixel under each centre, since averages of classes are no classes."""
+    sizes = zip(shape, mask.shape[-2:], strict=True)
+    rows, cols = (((np.arange(n) + 0.5) * (m / n)).astype(np.int64) for n, m in sizes)
+    return mask[..., rows[:, None], cols]
 
 
 def encode(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:

@@ -29,6 +29,9 @@ VERSION: Final = 1
 CHUNK: Final = 128
 INDEX: Final = "shards.json"
 HINT: Final = "run `segpipe prepare` again"
+# Shards of the right length count as done, whatever is in them.
+REMOVE_HINT: Final = "remove these files, and run `segpipe prepare` again"
+VERIFY_HINT: Final = "`segpipe prepare --verify` with this recipe says which file; remove it, and prepare again"
 
 ROW: Final = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("constant", "<i2"), ("state", "u1")])
 """A chunk: where its frame begins, its bytes and their CRC-32, the value of the mask (-1: not constant), and state.

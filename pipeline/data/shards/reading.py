@@ -7,7 +7,7 @@ import struct
 import threading
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,32 @@ from pipeline.data.shards.layout import (
     HINT,
     MAGIC,
     NONE_VALID,
+    REMOVE_HINT,
     ROW,
     SOME_VALID,
     UNREADABLE,
+    VERIFY_HINT,
     Layout,
     Placed,
 )
 from pipeline.data.windows import Window
 from pipeline.errors import ManifestError, SceneError
 
+if TYPE_CHECKING:
+    from pipeline.log import Advance  # processes that read chips report to nobody
+
 # Of a frame of Blosc: bytes of the content, bytes of the frame.
 _LENGTHS: Final = struct.Struct("<4xI4xI")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Shards of which every byte is as it was written."""
+
+    uri: str
+    num_scenes: int
+    num_shards: int
+    stored_bytes: int
 
 
 class Shards:
@@ -90,16 +105,26 @@ class Shards:
                 self._put(cut, row, col, file, entry)
         return cut
 
-    def verify(self) -> None:
+    def verify(self, progress: Advance | None = None) -> Verified:
         """Read everything once and compare checksums.
 
+        Args:
+            progress: is called with scenes done and all scenes.
+
         Raises:
-            SceneError: a shard is damaged; says which scene.
+            SceneError: shards are damaged; says which, and where.
         """
-        for scene, placed in self._layout.scenes.items():
+        scenes = self._layout.scenes
+        damaged = []
+        for done, (scene, placed) in enumerate(scenes.items(), 1):
             file = self._file(placed.shard)
             if file.damaged(placed.first, placed.num_chunks) is not None:
-                raise SceneError(f"{file.uri}: damaged at scene {scene}", HINT)
+                damaged.append(f"{file.uri}: damaged at scene {scene}")
+            if progress is not None:
+                progress(done, len(scenes))
+        if damaged:
+            raise SceneError("\n  ".join(damaged), REMOVE_HINT)
+        return Verified(self._uri, len(scenes), len(self._layout.files), sum(self._layout.sizes))
 
     def _empty(self, height: int, width: int, *, padded: bool) -> Cut:
         make = np.zeros if padded else np.empty
@@ -135,11 +160,11 @@ class Shards:
         length += -length % itemsize
         # The decoder believes what a frame says of its own length.
         if len(frame) < 16 or _LENGTHS.unpack_from(frame.data) != (length, len(frame)):
-            raise SceneError(f"a shard in {self._uri} is damaged", HINT)
+            raise SceneError(f"a shard in {self._uri} is damaged", VERIFY_HINT)
         try:
             layout.decompress()(frame, room.content)
         except (RuntimeError, ValueError) as error:
-            raise SceneError(f"a shard in {self._uri} is damaged ({error})", HINT) from error
+            raise SceneError(f"a shard in {self._uri} is damaged ({error})", VERIFY_HINT) from error
 
     def _room(self, tall: int, wide: int) -> _Room:
         """Memory of this thread for a chunk, overwritten by the next one."""

@@ -90,6 +90,8 @@ def test_gamma(dtype, seed, low, high):
     ours, theirs = both("RandomGamma", pixels(dtype, seed=seed), seed, gamma_limit=(low, high))
     assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
     np.testing.assert_allclose(ours.astype(float), theirs.astype(float), rtol=0, atol=1 if dtype == "uint8" else 1e-5)
+    if dtype == "uint8":
+        assert np.array_equal(fast.gamma(pixels(dtype), 0.7, (0, 90)), fast.gamma(pixels(dtype), 0.7, None))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])

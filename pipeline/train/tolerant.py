@@ -1,0 +1,82 @@
+"""Reading what is evaluated: where the recipe tolerates it, what cannot be read is taken for invalid, and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data import labels
+from pipeline.data.classes import IGNORE
+from pipeline.data.cutting import pixels, reader_of
+from pipeline.data.manifest import Manifest
+from pipeline.data.quarantine import NONE, Replaced, Tally
+from pipeline.data.scenes import Scene
+from pipeline.data.statistics.normalise import Normalisation
+from pipeline.data.statistics.scene_values import Read
+from pipeline.data.windows import Window
+from pipeline.errors import DataError
+from pipeline.recipe import Data
+
+
+@dataclass(frozen=True)
+class Tolerant:
+    """Images and labels of a manifest's scenes; `tally` says how many windows may fail, and counts them."""
+
+    manifest: Manifest
+    data: Data
+    normalisation: Normalisation
+    tally: Tally
+
+    def image(self, scene: Scene) -> Read:
+        """A reader of windows of a scene, as the network wants them.
+
+        Raises:
+            SceneError: by the reader: a window cannot be read, and no more are tolerated.
+        """
+        read = reader_of(scene, self.data, self.normalisation)
+
+        def tried(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            try:
+                return read(window)
+            except DataError as error:
+                self._count(scene, window, error)
+                return self._nothing(window)
+
+        return tried
+
+    def truth(self, scene: Scene, window: Window, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The label at a window, of the shape of its prediction.
+
+        Raises:
+            DataError: it cannot be read, and no more windows are tolerated.
+        """
+        try:
+            return labels.mask(scene, window, self.manifest.classes, self.data)
+        except DataError as error:
+            self._count(scene, window, error)
+            return np.full_like(prediction, IGNORE)
+
+    def picture(self, scene: Scene, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Raw pixels [C, h, w] and validity [h, w] of a window that was judged, perhaps not all of it.
+
+        Raises:
+            SceneError: it cannot be read, and that is not tolerated.
+        """
+        try:
+            return pixels(scene, window, nodata=self.data.nodata, reading=self.data.reading)
+        except DataError:
+            if not self.tally.most:
+                raise
+            return self._nothing(window)  # what is wrong there has been counted
+
+    def _count(self, scene: Scene, window: Window, error: DataError) -> None:
+        if not self.tally.most:
+            raise error
+        self.tally.add([Replaced(NONE, scene.id, window, error.message)])
+
+    def _nothing(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        shape = window.height, window.width
+        return np.zeros((len(self.manifest.bands), *shape), self.manifest.dtype), np.zeros(shape, np.bool_)
