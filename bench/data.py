@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections import deque
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +73,8 @@ Row = tuple[float, float, str]
 
 
 def measured(advance: Callable[[], object], chips: int, remark: str = "", settle: float = 0.0) -> Row:
-    """Of a feed that reads ahead, what it then does is waited for and counts: it is as much as it had done before."""
+    """Of a feed that reads ahead, what it then does is waited for and counts: it is as much as it had done before. Its
+    wall time, though, means nothing."""
     time.sleep(settle)
     began, before = time.perf_counter(), cpu_seconds()
     advance()
@@ -114,7 +116,10 @@ def local(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> 
         for handle in pair:
             handle.close()
     medians = {name: np.median([row[:2] for row in rows], axis=0).tolist() for name, rows in found.items()}
-    return {name: (cpu, wall, "median of turns") for name, (cpu, wall) in medians.items()}
+    return {
+        name: (cpu, wall if name == "bare read" else float("nan"), "median of turns")
+        for name, (cpu, wall) in medians.items()
+    }
 
 
 def consume(plan: Plan, start: int, steps: int, threads: int) -> None:
@@ -142,23 +147,32 @@ def over_ray(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) 
 
 
 def locality(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Row]:
-    """Nine windows from each block of 3 × 3 storage tiles, mixed over a pool of blocks."""
+    """Nine windows from each block of 3 × 3 storage tiles, mixed over a pool of blocks; in turns with the feed of
+    windows that are each drawn alone."""
     near = plan_of(folder, plan.scenes, kind, options.size, ["D4"], locality=LOCALITY)
     span = near.order.span // BATCH
-    steps = max(1, round(2 * options.chips / BATCH / span)) * span
-    feed = local_batches(
-        near, World(), global_batch=BATCH, start_step=0, stop_step=steps + 10**5, threads=options.threads
-    )
-    for _ in itertools.islice(feed, 3 * span):  # until the memory of batches goes round
-        pass
+    steps = {"locality": span, "each alone": max(1, options.chips // BATCH // ROUNDS)}
+    plans = {"locality": near, "each alone": plan}
+    kwargs = {"global_batch": BATCH, "start_step": 10**5 // span * span, "stop_step": 10**6, "threads": options.threads}
+    feeds = {way: local_batches(made, World(), **kwargs) for way, made in plans.items()}
+    rows: dict[str, list[Row]] = {way: [] for way in feeds}
+    for way, feed in feeds.items():
+        for _ in itertools.islice(feed, 4 * steps[way]):  # until the memory of batches goes round
+            pass
     time.sleep(2 * SETTLE_S)
-    # A whole number of pools, so that as much is read ahead afterwards as it was before.
-    row = measured(lambda: [next(feed) for _ in range(steps)], steps * BATCH, settle=2 * SETTLE_S)
-    feed.close()
+    for _, (way, feed) in itertools.product(range(ROUNDS), feeds.items()):
+        # A whole number of pools, so that as much is read ahead afterwards as it was before.
+        run = partial(deque, itertools.islice(feed, steps[way]), 0)
+        rows[way].append(measured(run, steps[way] * BATCH, settle=2 * SETTLE_S))
+    for feed in feeds.values():
+        feed.close()
+    cpu = {way: float(np.median([row[0] for row in found])) for way, found in rows.items()}
     met = [
         len({near.order.chip(n).scene for n in range(i, i + BATCH)}) / BATCH for i in range(0, near.order.span, BATCH)
     ]
-    return {"local feed, locality": (*row[:2], f"{np.mean(met) * BATCH:.1f} scenes in a batch of {BATCH}")}
+    share = f"{cpu['locality'] / cpu['each alone']:.2f} of each alone in the same turns"
+    remark = f"{share}; {np.mean(met) * BATCH:.1f} scenes in a batch of {BATCH}"
+    return {"local feed, locality": (cpu["locality"], float("nan"), remark)}
 
 
 def shards(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Row]:
@@ -284,7 +298,8 @@ def show(name: str, rows: dict[str, Row], options: argparse.Namespace) -> None:
     print("| way | CPU-ms per chip | chips/s | ÷ bare read | ÷ local feed | |\n|---|---|---|---|---|---|")
     for label, (cpu, wall, remark) in rows.items():
         ratios = [f"{cpu / other[0]:.2f}" if other else "" for other in (read, reference)]
-        print(f"| {label} | {cpu:.2f} | {1e3 / wall:.0f} | {' | '.join(ratios)} | {remark} |")
+        rate = "" if np.isnan(wall) else f"{1e3 / wall:.0f}"
+        print(f"| {label} | {cpu:.2f} | {rate} | {' | '.join(ratios)} | {remark} |")
     print(flush=True)
 
 

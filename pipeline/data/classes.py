@@ -134,23 +134,23 @@ class Classes:
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """The mask [H, W] of a label ([H, W] or [3, H, W]), IGNORE where it is not valid [H, W] or no class claims its
         value; and where that is [H, W], None if nowhere."""
-        mask, unknown = self._quickly(label) or (self.ids(label), UNKNOWN)
+        mask: NDArray[Any]
+        unknown: int | None
+        bytewise = label.ndim == 2 and label.dtype == np.uint8
+        if bytewise and int(label.max(initial=0)) < self._same:
+            mask, unknown = label.astype(np.uint8), None  # a copy
+        elif bytewise and self._bytes is not None:
+            table, unknown = self._bytes
+            mask = cv2.LUT(np.ascontiguousarray(label), table)
+        else:
+            mask, unknown = self.ids(label), UNKNOWN
         if not valid.all():
             mask[~valid] = IGNORE
-        strange: NDArray[np.bool_] = mask == unknown
-        if not strange.any():
+        strange: NDArray[np.bool_] | None = None if unknown is None else mask == unknown
+        if strange is None or not strange.any():
             return mask.astype(np.uint8, copy=False), None
         mask[strange] = IGNORE
         return mask.astype(np.uint8, copy=False), strange
-
-    def _quickly(self, label: NDArray[np.integer[Any]]) -> tuple[NDArray[np.uint8], int] | None:
-        """As `ids`, of a label of 8 bits in a tenth of the time, with another number for UNKNOWN, which is no class."""
-        if label.ndim != 2 or label.dtype != np.uint8 or self._bytes is None:
-            return None
-        table, same, unknown = self._bytes
-        if int(label.max(initial=0)) < same:
-            return label.astype(np.uint8), unknown  # a copy
-        return cv2.LUT(np.ascontiguousarray(label), table), unknown
 
     def tally(
         self, label: NDArray[np.integer[Any]], valid: NDArray[np.bool_]
@@ -248,16 +248,20 @@ class Classes:
         return first, table
 
     @cached_property
-    def _bytes(self) -> tuple[NDArray[np.uint8], int, int] | None:
-        """A mask value for each label value of 8 bits [256]; how many of them, from 0 on, are their own mask values;
-        and what stands for UNKNOWN."""
+    def _same(self) -> int:
+        """How many label values, from 0 on, are their own mask values: of most labels all."""
+        values = np.arange(IGNORE)
+        return int(np.append(self.ids(values) != values, True).argmax())
+
+    @cached_property
+    def _bytes(self) -> tuple[NDArray[np.uint8], int] | None:
+        """A mask value for each label value of 8 bits [256], several times faster than `ids`; and what stands for
+        UNKNOWN in it, which must be no class."""
         unknown = IGNORE - 1
         if len(self) > unknown:
             return None
         ids = self.ids(np.arange(256))
-        table = np.where(ids == UNKNOWN, unknown, ids).astype(np.uint8)
-        other = np.append(table[:unknown] != np.arange(unknown), True)
-        return table, int(other.argmax()), unknown
+        return np.where(ids == UNKNOWN, unknown, ids).astype(np.uint8), unknown
 
 
 _Spans = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]

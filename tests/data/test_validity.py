@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shapely.geometry import mapping
 
-from pipeline.data import rasters
+from pipeline.data import cutting
 from pipeline.data.chips import Plan, cut
 from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.grids import project
 from pipeline.data.indexing import build
-from pipeline.data.scenes import Scene
+from pipeline.data.scenes import Scene, find
 from pipeline.data.statistics import measuring
 from pipeline.data.windows import Window
 from pipeline.metrics import confusion, predict_classes
@@ -25,10 +29,13 @@ from pipeline.model.blend import stream
 from pipeline.model.losses import create_loss
 from pipeline.model.networks import create_model
 from pipeline.recipe import Recipe
+from tests.data.labels.places import geojson, in_utm
 from tests.factory import TRANSFORM, UTM, make_pixels, recipe_for, write_raster
 
 SIZE = 64
 KINDS = ["nodata", "recipe nodata", "nan", "inf", "mask band", "external mask", "alpha", "several"]
+FOOTPRINTS = {"vector footprint": "valid/{id}.geojson", "raster footprint": "valid/{id}.tif", "stac footprint": "stac"}
+KINDS += list(FOOTPRINTS)
 FILL = (10.0, 20.0, 30.0)
 HIDDEN = (slice(4, 40), slice(10, 30))
 
@@ -52,10 +59,31 @@ def write_world(folder: Path, kind: str, seed: int) -> Path:
             with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(image, "r+") as dataset:
                 dataset.write_mask(valid)
             assert image.with_name(image.name + ".msk").exists()
+        write_footprint(folder, kind, number, valid)
         label = (np.random.default_rng(number).random((SIZE, SIZE)) < 0.4).astype(np.uint8)
         write_raster(folder / "masks" / f"s{number}.tif", label, crs=UTM, transform=TRANSFORM)
     (folder / "splits.csv").write_text("id,split\ns0,train\ns1,train\n")
     return folder
+
+
+def write_footprint(folder: Path, kind: str, number: int, valid: np.ndarray) -> None:
+    """Say where a scene is valid beside its image: all of it but for a rectangle."""
+    if kind not in FOOTPRINTS:
+        return
+    rows, cols = HIDDEN
+    (around,) = in_utm([shapely.box(0, 0, SIZE, SIZE) - shapely.box(cols.start, rows.start, cols.stop, rows.stop)])
+    (folder / "valid").mkdir(exist_ok=True)
+    if kind == "vector footprint":
+        geojson(folder / "valid" / f"s{number}.geojson", [around], UTM)
+    elif kind == "raster footprint":
+        write_raster(folder / "valid" / f"s{number}.tif", valid.astype(np.uint8), crs=UTM, transform=TRANSFORM)
+    else:
+        geometry = shapely.transform(around, lambda p: np.column_stack(project(p[:, 0], p[:, 1], UTM, "EPSG:4326")))
+        path = folder / "items.json"
+        items = json.loads(path.read_text())["features"] if path.exists() else []
+        assets = {"image": {"href": f"images/s{number}.tif", "roles": ["data"]}}
+        item = {"type": "Feature", "id": f"s{number}", "assets": assets, "geometry": mapping(geometry)}
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": [*items, item]}))
 
 
 def hidden(
@@ -81,8 +109,12 @@ def hidden(
 
 
 def recipe_of(folder: Path, kind: str) -> Recipe:
-    nodata = {"data.nodata": 7} if kind == "recipe nodata" else {}
-    return recipe_for(folder, **nodata, **{"data.sampling.size": 48})
+    said: dict[str, Any] = {"data.nodata": 7} if kind == "recipe nodata" else {}
+    if kind in FOOTPRINTS:
+        said["data.footprint"] = FOOTPRINTS[kind]
+    if kind == "stac footprint":
+        said |= {"data.images": None, "data.scenes": "items.json"}
+    return recipe_for(folder, **said, **{"data.sampling.size": 48})
 
 
 def results(folder: Path, kind: str) -> dict[str, Any]:
@@ -105,7 +137,7 @@ def results(folder: Path, kind: str) -> dict[str, Any]:
     scene = manifest.scenes[0]
     strips = stream(
         network,
-        lambda w: rasters.read(scene.image, w, nodata=recipe.data.nodata),
+        cutting.reader_of(scene, recipe.data),
         SIZE,
         SIZE,
         num_classes=2,
@@ -120,7 +152,7 @@ def results(folder: Path, kind: str) -> dict[str, Any]:
         "gradients": [p.grad.numpy() for p in network.parameters() if p.grad is not None],
         "confusion": confusion(predict_classes(logits.detach()), mask, 2).numpy(),
         "prediction": np.concatenate([prediction for _, prediction, _ in strips]),
-        "valid": rasters.read(scene.image, window, nodata=recipe.data.nodata)[1],
+        "valid": cutting.pixels(scene, window, nodata=recipe.data.nodata, data=recipe.data)[1],
     }
 
 
@@ -170,7 +202,8 @@ def test_no_window_shows_what_lies_under_invalid_pixels(
     for seed in seeds:
         folder = tmp_path / kind / str(seed)
         recipe = recipe_of(folder if folder.exists() else write_world(folder, kind, seed), kind)
-        scene = place(folder / "images" / "s0.tif", folder / "masks" / "s0.tif")
+        footprint = find(recipe.data)[0].footprint
+        scene = replace(place(folder / "images" / "s0.tif", folder / "masks" / "s0.tif"), footprint=footprint)
         classes = Classes.from_section(recipe.data)
         found.append(cut(scene, window, classes, nodata=recipe.data.nodata, fill=FILL, data=recipe.data, shape=shape))
     assert_same(list(found[0]), list(found[1]))

@@ -223,14 +223,14 @@ class _Chip:
         """Image and mask, with the fill where pixels are invalid or come from outside."""
         image, mask = (None, None) if out is None else out
         ours = out is not None or self.planes is None
+        marks = self.marks
         if self.planes is not None:
             image = np.ascontiguousarray(fast.turned(self.planes, self.turn, image))
-            self.marks = fast.turned(self.marks, self.turn)
+            marks = fast.turned(marks, self.turn, mask if marks.dtype == np.uint8 else None)
         else:
             height, width, bands = self.pixels.shape
             image = np.empty((bands, height, width), self.pixels.dtype) if image is None else image
             cv2.split(self.pixels, list(image))
-        marks = self.marks
         if marks.dtype != np.uint8:
             outside = (marks if marks.ndim == 2 else marks[0]) >= OUTSIDE
             if outside.any():
@@ -240,7 +240,8 @@ class _Chip:
             marks = marks.astype(np.uint8)  # modulo 256
         if mask is None:
             return image, np.ascontiguousarray(marks)
-        mask[...] = marks
+        if marks is not mask:
+            mask[...] = marks
         return image, mask
 
 

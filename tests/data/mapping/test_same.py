@@ -104,7 +104,7 @@ def test_the_command_prepare_uses_a_cluster_that_is_there(
     recipe, manifest = made(folder, tmp_path, **{"compute.runner": "ray", "compute.feed": "ray"})
     monkeypatch.setattr(local, "mapped", None)  # in this process, not in those of the cluster
     assert main(["prepare", config.inline(recipe), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["prepared"]["num_new"] == 1
+    assert json.loads(capsys.readouterr().out)["prepared"]["train"]["num_new"] == 1
     found = files(Path(prepare.found(recipe, manifest)))
     monkeypatch.undo()
     recipe, manifest = made(folder, tmp_path / "local")

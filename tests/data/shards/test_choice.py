@@ -59,8 +59,12 @@ def test_verify_on_the_command_line(recipe: Recipe, capsys: pytest.CaptureFixtur
     assert segpipe(recipe, "prepare") == 0
     capsys.readouterr()
     assert segpipe(recipe, "prepare", "--verify", "--json") == 0
-    found = json.loads(capsys.readouterr().out)["verified"]
-    assert (found["num_scenes"], found["num_shards"]) == (4, 1)
+    both = json.loads(capsys.readouterr().out)["verified"]
+    assert {split: (each["num_scenes"], each["num_shards"]) for split, each in both.items()} == {
+        "train": (4, 1),
+        "val": (1, 1),
+    }
+    found = both["train"]
     shard = Path(found["uri"], "00000.shard")
     assert found["stored_bytes"] == shard.stat().st_size
     content = bytearray(shard.read_bytes())
@@ -79,4 +83,13 @@ def test_training_says_what_it_reads(recipe: Recipe, capsys: pytest.CaptureFixtu
     assert segpipe(recipe, "train", *words, "compute.shards=require") == 3
     assert segpipe(recipe, "prepare") == 0
     assert segpipe(recipe, "train", *words, "compute.shards=require") == 0
-    assert f"chips are read from {prepare.place(recipe, current(recipe))}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for split, what in (("train", "chips"), ("val", "windows of validation")):
+        assert f"{what} are read from {prepare.place(recipe, current(recipe), split)}" in said
+
+
+def test_one_split_alone(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert segpipe(recipe, "prepare", "--split", "test", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["prepared"] and list(found["prepared"]) == ["test"]
+    assert [bool(prepare.found(recipe, current(recipe), split)) for split in ("train", "val", "test")] == [0, 0, 1]
