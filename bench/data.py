@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections import deque
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
