@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import labels, rasters
 from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.labels import areas
 from pipeline.data.readers import scaling
 from pipeline.data.scenes import Scene
 from pipeline.data.statistics import scene_values
@@ -22,7 +25,7 @@ from pipeline.data.windows import Window
 from pipeline.recipe import Data
 from pipeline.recipe.data import Reading
 
-_PLAIN: Final = Reading()
+_DEFAULT: Final = Data.model_construct()
 
 Shape = tuple[int, int]
 """Height and width in pixels."""
@@ -81,23 +84,47 @@ def read(
         SceneError: a file cannot be read.
         LabelError: the label cannot be read, or holds a value without a class.
     """
-    image, valid = pixels(scene, window, nodata=nodata, reading=_PLAIN if data is None else data.reading, shape=shape)
+    image, valid = pixels(scene, window, nodata=nodata, data=data, shape=shape)
     return Cut(image, valid, labels.mask(scene, window, classes, data, shape=shape))
 
 
 def pixels(
-    scene: Scene, window: Window, *, nodata: float | None, reading: Reading = _PLAIN, shape: Shape | None = None
+    scene: Scene, window: Window, *, nodata: float | None, data: Data | None = None, shape: Shape | None = None
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The image [C, h, w] at a window, and where it is valid [h, w]; see `read`.
 
     Raises:
         SceneError: a file cannot be read.
+        LabelError: the footprint cannot be read, or brought onto the scene's grid.
     """
+    data = _DEFAULT if data is None else data
     row, col = scene.origin
     there = window._replace(row=window.row + row, col=window.col + col)
-    image, valid = rasters.read(scene.image, there, nodata=nodata, reading=reading, shape=shape)
+    read_at = partial(rasters.read, scene.image, there, nodata=nodata, reading=data.reading)
+    if scene.footprint is None:
+        image, valid = read_at(shape=shape)
+    elif shape is None or shape == (window.height, window.width):
+        image, valid = read_at()
+        valid = valid & areas.inside(scene, scene.footprint, window, data)
+    elif scaling.of_finest(levels(scene.image, data.reading), window, shape):
+        image, valid = read_at()
+        image, valid = scaling.resized(image, valid & areas.inside(scene, scene.footprint, window, data), shape)
+    else:
+        image, valid = read_at(shape=shape)
+        valid = valid & _well_inside(scene, scene.footprint, window, data, shape)
     _end_at_edges(scene, window, valid)
     return image, valid
+
+
+@lru_cache(4096)
+def levels(image: str, reading: Reading) -> tuple[Shape, ...]:
+    """Heights and widths of a file's levels, the finest first.
+
+    Raises:
+        SceneError: the file cannot be read.
+    """
+    info = rasters.describe(image, reading=reading)
+    return info.levels or ((info.grid.height, info.grid.width),)
 
 
 def resampled(cut: Cut, scene: Scene, window: Window, shape: Shape) -> Cut:
@@ -123,11 +150,25 @@ def _end_at_edges(scene: Scene, window: Window, valid: NDArray[np.bool_]) -> Non
         valid[beyond] = False
 
 
+def _well_inside(scene: Scene, footprint: str, window: Window, data: Data, shape: Shape) -> NDArray[np.bool_]:
+    """Which pixels of a coarse level that is resampled to `shape` are made of pixels in the footprint only: [h, w]."""
+    # A pixel of the level that is read is not larger than one of the result, and may reach so far beyond it.
+    down, right = (math.ceil(max(1.0, side / size)) + 1 for side, size in zip(window[2:4], shape, strict=True))
+    row, col, height, width = window.row - down, window.col - right, window.height + 2 * down, window.width + 2 * right
+    around = areas.inside(scene, footprint, window._replace(row=row, col=col, height=height, width=width), data)
+    around[: max(0, -row)] = around[max(0, scene.height - row) :] = True  # of the edges, `_end_at_edges` knows
+    around[:, : max(0, -col)] = around[:, max(0, scene.width - col) :] = True
+    kernel = np.ones((2 * down + 1, 2 * right + 1), np.uint8)
+    inside = cv2.erode(around.astype(np.uint8), kernel)[down:-down, right:-right] > 0
+    empty = np.zeros((0, window.height, window.width), np.uint8)
+    return scaling.resized(empty, inside, shape)[1]
+
+
 def reader_of(scene: Scene, data: Data, normalisation: Normalisation | None = None) -> Read:
     """A function that reads windows of a scene's image; normalised by the scene's own numbers, if that is the way."""
 
     def read_raw(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        return pixels(scene, window, nodata=data.nodata, reading=data.reading)
+        return pixels(scene, window, nodata=data.nodata, data=data)
 
     if normalisation is None or not normalisation.by_scene:
         return read_raw

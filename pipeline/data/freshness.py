@@ -79,13 +79,13 @@ def check(scene: Scene, classes: Classes, data: Data) -> None:
     Raises:
         SceneError: a file is missing, or has another content than when it was indexed.
     """
-    key = (scene.id, scene.image, scene.label or "", scene.seen)
+    key = (scene.id, scene.image, scene.label or "", scene.footprint or "", scene.seen)
     if not scene.seen:
         return  # a manifest of an older version
     known = _checked.get(key)
     if known is not None and all(_date(path) == date for path, date in known.items()):
         return
-    found = Found(scene.id, scene.image, scene.label, scene.aoi)
+    found = Found(scene.id, scene.image, scene.label, scene.aoi, scene.footprint)
     dates = {path: _date(path) for path in (str(local_path(f)) for f in found.files if store.is_local(f))}
     _look(found, scene, classes, data)
     if len(_checked) >= _REMEMBERED:

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from pipeline import store
 from pipeline.data import scenes
 from pipeline.data.classes import Classes
+from pipeline.data.outlines import is_outline
 from pipeline.data.scenes import BETWEEN, Scene
 from pipeline.data.splits.dividing import SPLITS
 from pipeline.errors import ManifestError
 
-MANIFEST_VERSION: Final = 2
+MANIFEST_VERSION: Final = 3
 _METADATA_KEY: Final = b"segpipe"
-_PATHS: Final = ("image", "label", "aoi")
+_PATHS: Final = ("image", "label", "aoi", "footprint")
 _SCHEMA: Final = pa.schema(
     {
         "id": pa.string(),
@@ -39,6 +40,7 @@ _SCHEMA: Final = pa.schema(
         "slices": pa.int64(),
         "origin": pa.list_(pa.int64()),
         "aoi": pa.string(),
+        "footprint": pa.string(),
         "seen": pa.string(),
     }
 )
@@ -81,6 +83,7 @@ class Manifest:
         content = [
             [s.id, _relative(s.image, root), s.label and _relative(s.label, root), s.stamp, s.split, s.group]
             + ([s.slices, s.origin, s.height, s.width, s.aoi and _relative(s.aoi, root)] if _is_special(s) else [])
+            + ([_relative(s.footprint, root)] if s.footprint is not None else [])
             for s in ordered
         ]
         tree = [content, names, dtype, classes.to_json(), data["nodata"]]
@@ -182,7 +185,7 @@ def _split_summary(chosen: Sequence[Scene]) -> dict[str, int]:
 
 def _relative(uri: str, root: str) -> str:
     base = scenes.absolute(root).rstrip("/") + "/"
-    return BETWEEN.join(part.removeprefix(base) for part in uri.split(BETWEEN))
+    return uri if is_outline(uri) else BETWEEN.join(part.removeprefix(base) for part in uri.split(BETWEEN))
 
 
 def _is_special(scene: Scene) -> bool:
@@ -197,7 +200,7 @@ def _from_row(row: dict[str, Any], base: str) -> Scene:
 
 
 def _absolute(uri: str, base: str) -> str:
-    return BETWEEN.join(store.join(base, part) for part in uri.split(BETWEEN))
+    return uri if is_outline(uri) else BETWEEN.join(store.join(base, part) for part in uri.split(BETWEEN))
 
 
 def _read_table(uri: str) -> tuple[pa.Table, dict[str, Any]]:

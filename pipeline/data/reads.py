@@ -21,7 +21,6 @@ from pipeline.data.statistics.scene_values import SceneValues
 from pipeline.data.windows import Window
 from pipeline.errors import DataError
 from pipeline.recipe import Data
-from pipeline.recipe.data import Reading
 
 _TILE: Final = (512, 512)
 
@@ -134,17 +133,10 @@ class Reads:
         """What lies at a window, if shards can tell: they hold the finest level only."""
         if shape in (None, (window.height, window.width)):
             return shards.read(scene.id, window)
-        if not scaling.of_finest(_levels(scene.image, self.data.reading), window, shape):
+        if not scaling.of_finest(cutting.levels(scene.image, self.data.reading), window, shape):
             return None
         found = shards.read(scene.id, window)
         return None if found is None else cutting.resampled(found, scene, window, shape)
-
-
-@lru_cache(4096)
-def _levels(image: str, reading: Reading) -> tuple[tuple[int, int], ...]:
-    """Heights and widths of a file's levels."""
-    info = rasters.describe(image, reading=reading)
-    return info.levels or ((info.grid.height, info.grid.width),)
 
 
 @lru_cache(4096)

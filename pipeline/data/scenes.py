@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -14,20 +13,17 @@ from typing import Final
 from pipeline import store
 from pipeline.data.grids import Grid
 from pipeline.data.indexing import listings, pairing
+from pipeline.data.indexing.listings import Listed
+from pipeline.data.outlines import is_outline
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
+from pipeline.recipe.data import STAC
 
 logger = logging.getLogger(__name__)
 
 BETWEEN: Final = "\n"
 """Between the URIs of an image whose bands are files of their own."""
 
-# GDAL and QGIS put these beside a raster; a glob such as images/* finds them, too.
-_SIDECARS: Final = (".aux.xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".wld", ".prj", ".txt", ".csv", ".json", ".db")
-# And people these.
-_PAPERS: Final = (".md", ".rst", ".html", ".pdf", ".docx", ".xlsx", ".yaml", ".yml", ".py", ".ipynb", ".ini", ".log")
-# A shapefile is several files; the first is its name.
-_PARTS: Final = (".shx", ".dbf", ".cpg", ".sbn", ".sbx", ".qix", ".qmd")
 _SHOWN: Final = 5
 
 
@@ -39,11 +35,13 @@ class Found:
     image: str
     label: str | None
     aoi: str | None = None
+    footprint: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
         """All of them."""
-        return (*self.image.split(BETWEEN), *(f for f in (self.label, self.aoi) if f is not None))
+        others = [f for f in (self.label, self.aoi, self.footprint) if f is not None and not is_outline(f)]
+        return (*self.image.split(BETWEEN), *others)
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,7 @@ class Scene:
         slices: of a volume, 1 otherwise.
         origin: row and column in the file of the scene's first pixel, where a file was cut into several scenes.
         aoi: URI of a vector file, outside whose shapes nothing is annotated.
+        footprint: URI of a vector or raster file, or an outline, outside which the image is not valid.
         seen: size and date (or ETag) of its files when they were looked at.
     """
 
@@ -78,6 +77,7 @@ class Scene:
     slices: int = 1
     origin: tuple[int, int] = (0, 0)
     aoi: str | None = None
+    footprint: str | None = None
     seen: str = ""
 
     @property
@@ -131,7 +131,9 @@ def survey(data: Data) -> Survey:
     """
     root = absolute(data.root)
     labels = _labels(data, root)
-    images, own, problems = _images(data, root, labels)
+    drawn = _footprint_files(data, root)
+    images, listed, problems = _images(data, root, {*labels, *drawn})
+    own = {i: entry.label for i, entry in listed.items() if entry.label is not None}
     label_of = {i: [label] for i, label in own.items()}
     if data.labels is not None:
         more, wrong = _partners([i for i in images if i not in own], "label", data.labels, labels, root)
@@ -139,17 +141,19 @@ def survey(data: Data) -> Survey:
         problems += wrong
     areas: dict[str, list[str]] = {}
     if data.aoi is not None:
-        files = _files(pairing.of_any(data.aoi), root)
+        files = pairing.files(pairing.of_any(data.aoi), root)
         areas, wrong = _partners(images, "area of interest", data.aoi, files, root)
         problems += wrong
+    footprint_of, wrong = _footprints(data, root, images, listed, drawn)
+    problems += wrong
     spare = _spare(labels, set().union(*label_of.values()))
     if spare and problems:
         problems.append(spare)
     elif spare:
         logger.warning("%s", spare)
-    first = {i: (label_of.get(i, [None])[0], areas.get(i, [None])[0]) for i in images}
+    first = {i: (label_of.get(i, [None])[0], areas.get(i, [None])[0], footprint_of.get(i)) for i in images}
     found = tuple(Found(i, images[i], *first[i]) for i in sorted(images) if images[i])
-    seen = Survey(root, found, tuple(problems), f"check data.{_way(data)} and data.labels", spare)
+    seen = Survey(root, found, tuple(problems), f"check {_looked_at(data)}", spare)
     if problems and data.labels is not None and not label_of:
         raise seen.error()  # a pattern is wrong, not the files: they need not be opened
     return seen
@@ -175,28 +179,56 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(listed[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _way(data: Data) -> str:
-    return next(name for name in ("images", "bands_apart", "scenes") if getattr(data, name) is not None)
+def _looked_at(data: Data) -> str:
+    """The settings that say where files are."""
+    way = next(name for name in ("images", "bands_apart", "scenes") if getattr(data, name) is not None)
+    return f"data.{way} and data.labels" + (", and data.footprint" if data.footprint is not None else "")
 
 
 def _labels(data: Data, root: str) -> list[str]:
-    return [] if data.labels is None else _files(pairing.of_any(data.labels), root)
+    return [] if data.labels is None else pairing.files(pairing.of_any(data.labels), root)
 
 
-def _images(data: Data, root: str, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Image of each id, labels that the list of scenes knows, and what is wrong."""
+def _footprint_files(data: Data, root: str) -> list[str]:
+    return [] if data.footprint in (None, STAC) else pairing.files(pairing.of_any(str(data.footprint)), root)
+
+
+def _footprints(
+    data: Data, root: str, ids: Mapping[str, str], listed: Mapping[str, Listed], files: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Footprint of each id that has one, and what is wrong. A scene without is valid all over."""
+    found = {i: entry.footprint for i, entry in listed.items() if entry.footprint is not None}
+    if data.footprint is None and not found:
+        return {}, []
+    others, what = [i for i in ids if i not in found], f"footprint in {data.scenes}"
+    problems: list[str] = []
+    if data.footprint not in (None, STAC):
+        what = f"footprint {data.footprint!r}"
+        more, problems = _partners(others, "footprint", str(data.footprint), files, root, needed=False)
+        found |= {i: paths[0] for i, paths in more.items()}
+    missing = sorted(i for i in others if i not in found)
+    if missing and not found and not problems:
+        return {}, [f"no scene has a {what}"]
+    if missing and not problems:
+        number, names = len(missing), some(missing)
+        logger.warning("%d of %d scenes without a %s, so valid all over: %s", number, len(ids), what, names)
+    return found, problems
+
+
+def _images(data: Data, root: str, labels: Container[str]) -> tuple[dict[str, str], dict[str, Listed], list[str]]:
+    """Image of each id, what the list of scenes knows of it, and what is wrong."""
     if data.scenes is not None:
-        listed = listings.read(store.join(root, data.scenes), root, data.assets)
+        listed = listings.read(store.join(root, data.scenes), root, data.assets, geometry=data.footprint == STAC)
         times = Counter(entry.id for entry in listed)
         problems = [f"id {i} is in {data.scenes} {n} times" for i, n in sorted(times.items()) if n > 1]
-        own = {entry.id: entry.label for entry in listed if entry.label is not None}
-        return {entry.id: BETWEEN.join(entry.images) for entry in listed}, own, problems
+        images = {entry.id: BETWEEN.join(entry.images) for entry in listed}
+        return images, {entry.id: entry for entry in listed}, problems
     if data.bands_apart is not None:
         images, problems = _bands_apart(data.bands_apart, root)
         return images, {}, problems
-    matched = _files(data.images or "", root)
+    matched = pairing.files(data.images or "", root)
     by_id: dict[str, list[str]] = {}
-    for image in sorted(set(matched) - set(labels)):
+    for image in sorted(i for i in set(matched) if i not in labels):
         by_id.setdefault(PurePosixPath(image).stem, []).append(image)
     if not by_id:
         raise _nothing(data, root, len(matched))
@@ -207,7 +239,7 @@ def _images(data: Data, root: str, labels: Sequence[str]) -> tuple[dict[str, str
 def _bands_apart(patterns: dict[str, str], root: str) -> tuple[dict[str, str], list[str]]:
     """The image of each id: its bands' files in the order of the patterns; empty where one is missing."""
     (first, pattern), *others = patterns.items()
-    by_id = pairing.ids_in(_files(pattern.replace("{id}", "*"), root), pattern.rstrip("/"), root)
+    by_id = pairing.ids_in(pairing.files(pattern.replace("{id}", "*"), root), pattern.rstrip("/"), root)
     if not by_id:
         raise ManifestError(
             f"data.bands_apart.{first} {pattern!r} finds no file in {root}; there is {_beside(root)}",
@@ -216,7 +248,7 @@ def _bands_apart(patterns: dict[str, str], root: str) -> tuple[dict[str, str], l
     problems = [f"id {i} has several files of band {first}: {', '.join(p)}" for i, p in by_id.items() if len(p) > 1]
     parts = {i: [paths[0]] for i, paths in by_id.items()}
     for band, wanted in others:
-        files = _files(wanted.replace("{id}", "*"), root)
+        files = pairing.files(wanted.replace("{id}", "*"), root)
         found, wrong = _partners(by_id, f"file of band {band}", wanted, files, root)
         problems += wrong
         for i, of in found.items():
@@ -225,7 +257,7 @@ def _bands_apart(patterns: dict[str, str], root: str) -> tuple[dict[str, str], l
 
 
 def _partners(
-    ids: Iterable[str], what: str, pattern: str, files: Sequence[str], root: str
+    ids: Iterable[str], what: str, pattern: str, files: Sequence[str], root: str, *, needed: bool = True
 ) -> tuple[dict[str, list[str]], list[str]]:
     """The files of each id that has some, and what is wrong. A pattern without {id} names one file for all."""
     ids = list(ids)
@@ -237,23 +269,13 @@ def _partners(
     pairs = pairing.files_of(ids, files, pattern.rstrip("/"), root)
     problems = [f"id {i} has several {what}s: {', '.join(f)}" for i, f in pairs.items() if len(f) > 1]
     missing = sorted(i for i, f in pairs.items() if not f)
-    if missing:
+    if missing and needed:
         problems.append(
             f"{len(missing)} of {len(pairs)} images have no {what} {pattern!r}: {some(missing)}"
             if len(missing) > 1
             else f"image {missing[0]} has no {what} {pattern.replace('{id}', missing[0])!r}"
         )
     return {i: f for i, f in pairs.items() if f}, problems
-
-
-def _files(pattern: str, root: str) -> list[str]:
-    """Files that a pattern finds; folders, if it ends with a slash: a DICOM series or Zarr is one."""
-    if pattern.endswith("/"):
-        above, _, last = pattern.rstrip("/").rpartition("/")
-        home = store.join(root, above)
-        return [store.join(home, name) for name in store.list_dirs(home) if fnmatch.fnmatchcase(name, last)]
-    beside = tuple(ending for ending in (*_SIDECARS, *_PAPERS, *_PARTS) if not pattern.lower().endswith(ending))
-    return [f for f in store.glob(pattern, root=root) if not f.lower().endswith(beside)]
 
 
 def _nothing(data: Data, root: str, num_labels: int) -> ManifestError:

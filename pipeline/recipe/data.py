@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +12,9 @@ from pipeline.config import Positive, Section
 from pipeline.recipe.labels import ClassSpec, Label, distinct
 from pipeline.recipe.pixels import Augment, AutoNormalise, Normalise
 from pipeline.recipe.sampling import AnySampling, HashSplit, Split, Uniform
+
+STAC: Final = "stac"
+"""As `data.footprint`: the geometry of STAC items."""
 
 
 class Reading(Section):
@@ -62,8 +65,8 @@ class Data(Section):
     `red: "*/{id}_B04.jp2"`. The first one's grid is the scene's; the others are resampled to it."""
     scenes: str | None = None
     """Instead of `images`, a list of scenes: a CSV or Parquet table with the columns `id`, `image` and optionally
-    `label`, whose paths are relative to `root` (of an image in several files with ; between), or a STAC item
-    collection."""
+    `label` and `footprint`, whose paths are relative to `root` (of an image in several files with ; between), or a STAC
+    item collection."""
     assets: list[str] | None = None
     """Of STAC items, the assets that hold the image's bands; by default the only one with the role `data`."""
     labels: str | None
@@ -75,6 +78,9 @@ class Data(Section):
     """How labels are read."""
     aoi: str | None = None
     """Vector file, for all scenes or with {id} as in `labels`: what lies outside its shapes is not annotated."""
+    footprint: str | None = None
+    """Where images are valid: a vector file, or a raster on the image's grid whose pixels other than 0 are, for all
+    scenes or with {id} as in `labels`; of STAC items `stac`, their own geometry. What lies outside is as nodata."""
     task: Literal["multiclass", "multilabel"] = "multiclass"
     """multilabel: a pixel can be of several classes or none; labels have one band per class."""
     classes: Annotated[list[ClassSpec], Field(min_length=1, max_length=255)]
@@ -114,7 +120,7 @@ class Data(Section):
     def _bare_kind(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
 
-    @field_validator("labels", "aoi")
+    @field_validator("labels", "aoi", "footprint")
     @classmethod
     def _expressions(cls, pattern: str | None) -> str | None:
         for found in re.findall(r"\{id:((?:[^{}]|\{[0-9,]+\})+)\}", pattern or ""):
@@ -147,4 +153,6 @@ class Data(Section):
         for name, pattern in (self.bands_apart or {}).items():
             if "{id}" not in pattern:
                 raise ValueError(f"bands_apart.{name}: must contain {{id}}")
+        if self.footprint == STAC and self.scenes is None:
+            raise ValueError("footprint: stac is the geometry of STAC items, and scenes names none")
         return self

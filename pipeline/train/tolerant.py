@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from pipeline.data import labels
 from pipeline.data.classes import IGNORE
-from pipeline.data.cutting import pixels, reader_of
+from pipeline.data.cutting import Cut, pixels
 from pipeline.data.manifest import Manifest
 from pipeline.data.quarantine import NONE, Replaced, Tally
 from pipeline.data.scenes import Scene
+from pipeline.data.shards.reading import Shards
+from pipeline.data.statistics import scene_values
 from pipeline.data.statistics.normalise import Normalisation
 from pipeline.data.statistics.scene_values import Read
 from pipeline.data.windows import Window
@@ -23,12 +26,16 @@ from pipeline.recipe import Data
 
 @dataclass(frozen=True)
 class Tolerant:
-    """Images and labels of a manifest's scenes; `tally` says how many windows may fail, and counts them."""
+    """Images and labels of a manifest's scenes; `tally` says how many windows may fail, and counts them.
+
+    `shards` is where prepared shards of the scenes are, "" without.
+    """
 
     manifest: Manifest
     data: Data
     normalisation: Normalisation
     tally: Tally
+    shards: str = ""
 
     def image(self, scene: Scene) -> Read:
         """A reader of windows of a scene, as the network wants them.
@@ -36,7 +43,9 @@ class Tolerant:
         Raises:
             SceneError: by the reader: a window cannot be read, and no more are tolerated.
         """
-        read = reader_of(scene, self.data, self.normalisation)
+        read: Read = partial(self._pixels, scene)
+        if self.normalisation.by_scene:
+            read = scene_values.reader(read, scene.height, scene.width, scene.slices)
 
         def tried(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
             try:
@@ -54,7 +63,8 @@ class Tolerant:
             DataError: it cannot be read, and no more windows are tolerated.
         """
         try:
-            return labels.mask(scene, window, self.manifest.classes, self.data)
+            cut = self._prepared(scene, window)
+            return cut.mask if cut is not None else labels.mask(scene, window, self.manifest.classes, self.data)
         except DataError as error:
             self._count(scene, window, error)
             return np.full_like(prediction, IGNORE)
@@ -66,11 +76,25 @@ class Tolerant:
             SceneError: it cannot be read, and that is not tolerated.
         """
         try:
-            return pixels(scene, window, nodata=self.data.nodata, reading=self.data.reading)
+            return self._pixels(scene, window)
         except DataError:
             if not self.tally.most:
                 raise
             return self._nothing(window)  # what is wrong there has been counted
+
+    def _pixels(self, scene: Scene, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        cut = self._prepared(scene, window)
+        if cut is not None:
+            return cut.image, cut.valid
+        return pixels(scene, window, nodata=self.data.nodata, data=self.data)
+
+    def _prepared(self, scene: Scene, window: Window) -> Cut | None:
+        """What lies at a window, IGNORE where the image is not valid; None if only the files can tell."""
+        return None if self._opened is None else self._opened.read(scene.id, window)
+
+    @cached_property
+    def _opened(self) -> Shards | None:
+        return Shards.open(self.shards, self.manifest.digest) if self.shards else None
 
     def _count(self, scene: Scene, window: Window, error: DataError) -> None:
         if not self.tally.most:

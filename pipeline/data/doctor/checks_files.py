@@ -38,6 +38,7 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     yield from _coordinates(seen)
     yield from _unplaced(seen)
     yield from _small(seen)
+    yield from _beside(seen)
     yield from _invalid(seen)
     yield from _blank(seen)
 
@@ -148,6 +149,21 @@ def _small(seen: Evidence) -> Iterator[Finding]:
     )
 
 
+def _beside(seen: Evidence) -> Iterator[Finding]:
+    found = [e for e in seen.entries if e.beside]
+    if found:
+        yield Finding(
+            "footprint_beside",
+            "error" if len(found) == len(seen.entries) else "warning",
+            f"{counted(len(found), 'scene')} outside the own footprint, such as {found[0].id}: no shape of "
+            f"{found[0].beside} touches it.",
+            "Outside its footprint a scene is not valid, so nothing of these is used.",
+            "look whether data.footprint names the right files, and whether their CRS is what they say",
+            scenes=tuple(e.id for e in found),
+            rank=5,
+        )
+
+
 def _invalid(seen: Evidence) -> Iterator[Finding]:
     empty = [s.id for _, s in seen.usable if s.num_valid == 0]
     mostly = [s.id for _, s in seen.usable if 0 < s.num_valid < _MOSTLY_INVALID * s.num_pixels]
@@ -158,7 +174,7 @@ def _invalid(seen: Evidence) -> Iterator[Finding]:
             "error" if every else "warning",
             f"{len(empty)} of {len(seen.usable)} scenes show no valid pixel where they were read.",
             "There is nothing to learn from them, and they lower the share of useful chips.",
-            "check nodata of the files and data.nodata; take empty scenes away",
+            "check nodata of the files, data.nodata and data.footprint; take empty scenes away",
             scenes=tuple(empty),
             rank=5,
         )

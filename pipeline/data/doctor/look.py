@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.data import gdal, labels, rasters, scenes
+from pipeline.data import cutting, gdal, labels, rasters, scenes
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.doctor.records import Entry, Patch, Tally, Thumbnail
 from pipeline.data.doctor.threads import in_threads
@@ -85,7 +85,7 @@ def patch(entry: Entry, window: Window, classes: Classes, data: Data) -> Patch:
     Raises:
         DataError: the image cannot be read.
     """
-    pixels, valid = rasters.read(entry.image, _in_file(entry, window), nodata=data.nodata, reading=data.reading)
+    pixels, valid = cutting.pixels(scene(entry), window, nodata=data.nodata, data=data)
     try:
         mask = labels.encode(scene(entry), window, classes, data).mask
     except PipelineError:
@@ -99,10 +99,9 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
     Raises:
         DataError: it cannot be read, or is not on the grid of its image.
     """
-    grid = entry.grid
-    found = Found(entry.id, entry.image, entry.label, entry.aoi)
+    found = Found(entry.id, entry.image, entry.label, entry.aoi, entry.footprint)
     if whole and entry.info is not None:
-        part = (*entry.origin, grid.height, grid.width)
+        part = (*entry.origin, entry.grid.height, entry.grid.width)
         seen = labels.look(found, entry.info, classes, data, part=part)
         if not seen.problems:
             return Tally(seen.class_counts, warnings=seen.warnings)
@@ -160,9 +159,8 @@ def stamp(entry: Entry, data: Data) -> str:
 
 def valid_at(entry: Entry, place: tuple[int, int], data: Data) -> bool:
     """Whether the pixel at (row, col) is valid; where it cannot be read, it counts as such."""
-    window = _in_file(entry, Window(*place, 1, 1))
     try:
-        return bool(rasters.read(entry.image, window, nodata=data.nodata, reading=data.reading)[1].all())
+        return bool(cutting.pixels(scene(entry), Window(*place, 1, 1), nodata=data.nodata, data=data)[1].all())
     except PipelineError:
         return True
 
@@ -216,6 +214,7 @@ def scene(entry: Entry) -> Scene:
         slices=slices(entry),
         origin=entry.origin,
         aoi=entry.aoi,
+        footprint=entry.footprint,
     )
 
 
@@ -249,14 +248,17 @@ def told(error: PipelineError) -> Problem:
 
 
 def _entry(found: Found, data: Data) -> Entry:
-    entry = Entry(found.id, found.image, found.label, "", found.id, None, aoi=found.aoi)
+    entry = Entry(found.id, found.image, found.label, "", found.id, None, aoi=found.aoi, footprint=found.footprint)
     try:
         num_bytes = sum(store.size_of(uri) for uri in found.image.split(scenes.BETWEEN))
-        return replace(entry, info=rasters.describe(found.image, reading=data.reading), num_bytes=num_bytes)
+        info = rasters.describe(found.image, reading=data.reading)
     except PipelineError as error:
         return replace(entry, problems=(told(error),))
     except OSError as error:
         return replace(entry, problems=((f"scene {found.id}: {error}", "check the path"),))
+    footprint = labels.look_at_footprint(found, info, data, whole=False)
+    wrong = tuple(map(told, footprint.problems))
+    return replace(entry, info=None if wrong else info, num_bytes=num_bytes, problems=wrong, beside=footprint.beside)
 
 
 def _in_file(entry: Entry, window: Window) -> Window:
@@ -264,17 +266,16 @@ def _in_file(entry: Entry, window: Window) -> Window:
 
 
 def _from_overview(entry: Entry, classes: Classes, data: Data) -> Thumbnail:
-    """All of a large scene; without its mask where that is larger still, as labels have no overviews to be trusted."""
+    """All of a large scene; without mask and footprint where it is larger still, as these have no overviews."""
     grid = entry.grid
-    width, height = _small(grid.height, grid.width)
+    small, shape = grid.height * grid.width <= _CHEAP_LEVEL, _small(grid.height, grid.width)[::-1]
     window = Window(0, 0, grid.height, grid.width, slices(entry) // 2)
-    pixels, valid = rasters.read(
-        entry.image, _in_file(entry, window), nodata=data.nodata, reading=data.reading, shape=(height, width)
-    )
+    seen = scene(entry) if small else replace(scene(entry), footprint=None)
+    pixels, valid = cutting.pixels(seen, window, nodata=data.nodata, data=data, shape=shape)
     mask = np.full(valid.shape, IGNORE, np.uint8)
-    if grid.height * grid.width <= _CHEAP_LEVEL:
+    if small:
         with suppress(PipelineError):  # `tally` says what is wrong with it
-            mask = _one_plane(labels.mask(scene(entry), window, classes, data, shape=(height, width)))
+            mask = _one_plane(labels.mask(seen, window, classes, data, shape=shape))
     return Thumbnail(pixels, valid, mask, whole=True)
 
 

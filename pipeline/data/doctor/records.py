@@ -54,10 +54,11 @@ class Entry:
     """One scene as its files' headers tell.
 
     Attributes:
-        id, image, label, split, group, aoi: as of a Scene; the split is empty where it is not known.
+        id, image, label, split, group, aoi, footprint: as of a Scene; the split is empty where it is not known.
         info: of the image's file; None where it could not be opened.
         num_bytes: size of the image's files.
         problems: what is wrong with its files, as (message, hint).
+        beside: its footprint, if no shape of it touches the scene, else empty.
         origin, size: first pixel, height and width in the file, where a scene is a part of it.
     """
 
@@ -70,6 +71,8 @@ class Entry:
     num_bytes: int = 0
     problems: tuple[tuple[str, str], ...] = ()
     aoi: str | None = None
+    footprint: str | None = None
+    beside: str = ""
     origin: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None
 

@@ -96,8 +96,7 @@ def current(recipe: Recipe) -> Manifest:
         logger.info("no manifest yet: indexing %s", recipe.data.root)
         return index(recipe)
     data = recipe.data.model_dump(mode="json")
-    then, now = _indexed(entry["data"]), _indexed(data)
-    changed = sorted(key for key in then | now if then.get(key) != now.get(key))
+    changed = sorted(_differing(entry["data"], data))
     if changed:
         raise ManifestError(
             f"the manifest in {pointer} was made with other values of {', '.join('data.' + key for key in changed)}",
@@ -114,8 +113,7 @@ def _before(recipe: Recipe) -> Manifest | None:
         before = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
     except (FileNotFoundError, PipelineError, KeyError, TypeError):
         return None
-    then, now = (_indexed(tree) | {"split": None} for tree in (before.data, recipe.data.model_dump(mode="json")))
-    return before if then == now else None
+    return None if _differing(before.data, recipe.data.model_dump(mode="json")) - {"split"} else before
 
 
 def _seen(found: Sequence[Found]) -> dict[str, str]:
@@ -138,7 +136,7 @@ def _known(before: Manifest | None, found: Sequence[Found], seen: Mapping[str, s
         for f in found
         if (row := rows.get(f.id)) is not None
         and seen[f.id] == row.seen != ""
-        and (f.image, f.label, f.aoi, (0, 0)) == (row.image, row.label, row.aoi, row.origin)
+        and (f.image, f.label, f.aoi, f.footprint, (0, 0)) == (row.image, row.label, row.aoi, row.footprint, row.origin)
     }
 
 
@@ -187,6 +185,7 @@ def _scene(
         slices=info.slices,
         origin=part.origin,
         aoi=found.aoi,
+        footprint=found.footprint,
         seen=seen[part.scene],
     )
 
@@ -198,6 +197,12 @@ def _home(recipe: Recipe) -> str:
 def _indexed(data: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a data section that a manifest depends on."""
     return {key: value for key, value in data.items() if key not in _NOT_INDEXED}
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """The keys that mean something else; what an older version did not know was as if it were not given."""
+    then, now = _indexed(then), _indexed(now)
+    return {key for key in then | now if then.get(key) != now.get(key)}
 
 
 def _publish(recipe: Recipe, manifest: Manifest, before: Manifest | None) -> None:

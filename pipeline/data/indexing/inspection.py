@@ -46,7 +46,7 @@ def look_at_all(
 
 
 def look_at(found: Found, classes: Classes, data: Data) -> Look:
-    """Open image and label of one scene, compare their grids, count the label's classes."""
+    """Open image, label and footprint of one scene, compare their grids, count the label's classes."""
     problems: list[DataError] = []
     info: RasterInfo | None = None
     stamps: list[str] = []
@@ -60,6 +60,14 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
         label = labels.look(found, info, classes, data)
         problems += label.problems
         stamps.append(label.stamp)
+    if info is not None and found.footprint is not None:
+        footprint = labels.look_at_footprint(found, info, data)
+        problems += footprint.problems
+        stamps.append(footprint.stamp)
+        if footprint.beside:
+            logger.warning(
+                "scene %s: nothing of it is valid, for it lies beside its footprint, %s", found.id, footprint.beside
+            )
     if info is not None and BENT in info.format:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import store
+from pipeline.data import outlines
 from pipeline.errors import ManifestError
 
 _PARQUET: Final = b"PAR1"
@@ -22,20 +23,22 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True)
 class Listed:
-    """One row: id, files of the image, label if the list knows it."""
+    """One row: id, files of the image, label and footprint (a file, or a geometry as text) if the list knows them."""
 
     id: str
     images: tuple[str, ...]
     label: str | None
+    footprint: str | None = None
 
 
-def read(uri: str, root: str, assets: Iterable[str] | None = None) -> list[Listed]:
+def read(uri: str, root: str, assets: Iterable[str] | None = None, *, geometry: bool = False) -> list[Listed]:
     """The scenes of a list, as they come. What kind of list it is, its content says.
 
     Args:
         uri: of the list.
         root: paths in a table are relative to it; those in a STAC collection are relative to the collection.
         assets: of STAC items, the keys of the image's files; by default the only asset with the role `data`.
+        geometry: of STAC items, their geometry is the footprint; a table has a column of that name.
 
     Raises:
         ManifestError: there is no such list, it cannot be read, or rows lack what is needed; all are named.
@@ -48,7 +51,7 @@ def read(uri: str, root: str, assets: Iterable[str] | None = None) -> list[Liste
         return _from_table(_parquet(content, uri), uri, root)
     text = _text(content, uri)
     if text.lstrip().startswith("{"):
-        return _from_stac(_json(text, uri), uri, list(assets) if assets is not None else None)
+        return _from_stac(_json(text, uri), uri, list(assets) if assets is not None else None, geometry)
     return _from_table(_csv(text, uri), uri, root)
 
 
@@ -92,12 +95,12 @@ def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[Listed]
         )
     listed, problems = [], []
     for number, row in enumerate(rows, 1):
-        i, image, label = (str(row.get(key) or "").strip() for key in ("id", "image", "label"))
+        i, image, *others = (str(row.get(key) or "").strip() for key in ("id", "image", "label", "footprint"))
         if not i or not image:
             problems.append(f"row {number} has no {'id' if not i else 'image'}")
             continue
         files = tuple(store.join(root, part.strip()) for part in image.split(_SEPARATOR))
-        listed.append(Listed(i, files, store.join(root, label) if label else None))
+        listed.append(Listed(i, files, *(store.join(root, other) if other else None for other in others)))
     return _unless(problems, uri, "give every scene an id and an image", listed)
 
 
@@ -108,13 +111,13 @@ def _json(text: str, uri: str) -> Any:
         raise ManifestError(f"{uri} is no JSON: {error}", "make or fetch it again") from error
 
 
-def _from_stac(tree: Any, uri: str, keys: list[str] | None) -> list[Listed]:
+def _from_stac(tree: Any, uri: str, keys: list[str] | None, geometry: bool) -> list[Listed]:
     """Items of a STAC item collection (https://github.com/radiantearth/stac-api-spec, fragments/itemcollection)."""
     items = tree.get("features", [tree] if tree.get("type") == "Feature" else None)
     if not isinstance(items, list) or not items:
         raise ManifestError(f"{uri} is no STAC item collection: it has no features", "save the items of a search")
     folder = uri.rpartition("/")[0]
-    listed, problems = [], []
+    listed, problems, bent = [], [], []
     for number, item in enumerate(items, 1):
         i, assets = str(item.get("id") or ""), item.get("assets") or {}
         if not i:
@@ -128,7 +131,13 @@ def _from_stac(tree: Any, uri: str, keys: list[str] | None) -> list[Listed]:
             continue
         label = next(iter(_with_role(assets, "labels")), None)
         files = tuple(_href(assets[key], folder) for key in chosen)
-        listed.append(Listed(i, files, None if label is None else _href(assets[label], folder)))
+        try:
+            footprint = outlines.of_geojson(item.get("geometry")) if geometry else None
+        except ManifestError as error:
+            bent.append(f"item {i} has {error.message}")
+            continue
+        listed.append(Listed(i, files, None if label is None else _href(assets[label], folder), footprint))
+    _unless(bent, uri, "correct them, or do without data.footprint: stac", listed)
     return _unless(problems, uri, "name the assets that hold the image's bands in data.assets", listed)
 
 

@@ -7,6 +7,7 @@ which it is the same share a file.
 from __future__ import annotations
 
 import bisect
+import fnmatch
 import glob
 import re
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,12 @@ from typing import Final
 
 from pipeline import store
 
+# GDAL and QGIS put these beside a raster; a glob such as images/* finds them, too.
+_SIDECARS: Final = (".aux.xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".wld", ".prj", ".txt", ".csv", ".json", ".db")
+# And people these.
+_PAPERS: Final = (".md", ".rst", ".html", ".pdf", ".docx", ".xlsx", ".yaml", ".yml", ".py", ".ipynb", ".ini", ".log")
+# A shapefile is several files; the first is its name.
+_PARTS: Final = (".shx", ".dbf", ".cpg", ".sbn", ".sbx", ".qix", ".qmd")
 _WILDCARD: Final = re.compile(r"(\*\*/|\*|\?|\[!?\]?[^\]]*\])")
 _ID: Final = "{id}"
 _PLACE: Final = re.compile(r"\{id(?::(?P<part>(?:[^{}]|\{[0-9,]+\})+))?\}")
@@ -27,6 +34,16 @@ def has_id(pattern: str) -> bool:
 def of_any(pattern: str) -> str:
     """The pattern as a glob that finds the files of all scenes."""
     return _PLACE.sub("*", pattern)
+
+
+def files(pattern: str, root: str) -> list[str]:
+    """Files that a pattern finds; folders, if it ends with a slash: a DICOM series or Zarr is one."""
+    if pattern.endswith("/"):
+        above, _, last = pattern.rstrip("/").rpartition("/")
+        home = store.join(root, above)
+        return [store.join(home, name) for name in store.list_dirs(home) if fnmatch.fnmatchcase(name, last)]
+    beside = tuple(ending for ending in (*_SIDECARS, *_PAPERS, *_PARTS) if not pattern.lower().endswith(ending))
+    return [f for f in store.glob(pattern, root=root) if not f.lower().endswith(beside)]
 
 
 def files_of(ids: Iterable[str], files: Sequence[str], pattern: str, root: str) -> dict[str, list[str]]:

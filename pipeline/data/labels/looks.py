@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.data import outlines
 from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.grids import Grid, RasterInfo
-from pipeline.data.labels import codes, masks, shapes, vectors
+from pipeline.data.labels import areas, codes, masks, shapes, vectors
 from pipeline.data.labels.shapes import Shapes
 from pipeline.data.scenes import Found, Scene
 from pipeline.data.windows import Window
@@ -52,6 +53,21 @@ class LabelLook:
     def share_annotated(self) -> float:
         """Annotated pixels among all of the scene; 0 without any."""
         return self.num_annotated / max(1, self.num_pixels)
+
+
+@dataclass(frozen=True)
+class FootprintLook:
+    """What one footprint holds.
+
+    Attributes:
+        stamp: 16 hex digits of what is inside; "" without a footprint, and where it was not looked at as a whole.
+        beside: what messages call it, if nothing of the scene is in it; else "".
+        problems: all that makes it unusable.
+    """
+
+    stamp: str = ""
+    beside: str = ""
+    problems: tuple[DataError, ...] = ()
 
 
 @dataclass
@@ -100,6 +116,37 @@ def look(
         return LabelLook(problems=(error,))
 
 
+def look_at_footprint(found: Found, info: RasterInfo, data: Data, *, whole: bool = True) -> FootprintLook:
+    """Look at the footprint of one scene.
+
+    Args:
+        found: its files.
+        info: the image's header.
+        data: how rasters are read.
+        whole: window by window; otherwise only where its shapes are, if it has shapes.
+
+    Returns:
+        Nothing is raised that concerns the files: see `problems`.
+    """
+    uri = found.footprint
+    if uri is None:
+        return FootprintLook()
+    scene = _scene(found, info, info.grid, (0, 0))
+    problems = _misplaced(uri, found, info, data, "footprint")
+    try:
+        if problems or not whole:
+            beside = not problems and areas.is_drawn(uri) and areas.drawn(scene, uri).num_shapes == 0
+            return FootprintLook("", outlines.name(uri) if beside else "", tuple(problems))
+        digest, beside = blake2b(digest_size=8), True
+        for window in _windows(scene):
+            inside = areas.inside(scene, uri, window, data)
+            digest.update(np.packbits(inside).tobytes())
+            beside = beside and not inside.any()
+        return FootprintLook(digest.hexdigest(), outlines.name(uri) if beside else "")
+    except DataError as error:
+        return FootprintLook(problems=(SceneError(f"scene {found.id}: footprint: {error.message}", error.hint),))
+
+
 def _scene(found: Found, info: RasterInfo, grid: Grid, origin: tuple[int, int]) -> Scene:
     return Scene(
         id=found.id,
@@ -115,12 +162,15 @@ def _scene(found: Found, info: RasterInfo, grid: Grid, origin: tuple[int, int]) 
         slices=info.slices,
         origin=origin,
         aoi=found.aoi,
+        footprint=found.footprint,
     )
 
 
-def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data) -> list[DataError]:
-    """What is wrong with the header of a label or area of interest, and with where it lies."""
+def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data, what: str = "label") -> list[DataError]:
+    """What is wrong with the header of a label, area of interest or footprint, and with where it lies."""
     try:
+        if outlines.is_outline(uri):
+            return []
         if vectors.is_vector(uri):
             vectors.check(uri, shapes.columns(data) if uri == found.label else ())
             return []
@@ -139,8 +189,8 @@ def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data) -> list[Dat
     fixable = data.align is None and theirs.slices == info.slices and info.grid.georeferenced
     return [
         SceneError(
-            f"scene {found.id}: image {found.image} and label {uri} are not on the same grid: {difference}",
-            "warp the label onto the image's grid, with the nearest pixel"
+            f"scene {found.id}: image {found.image} and {what} {uri} are not on the same grid: {difference}",
+            f"warp the {what} onto the image's grid, with the nearest pixel"
             + (", or set data.align: image to have that done on the fly" if fixable else ""),
         )
     ]

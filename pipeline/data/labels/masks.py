@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.labels import burning, codes, shapes, vectors
+from pipeline.data.labels import areas, burning, codes, shapes, vectors
 from pipeline.data.labels.codes import Encoded
 from pipeline.data.labels.memory import Memory
 from pipeline.data.labels.shapes import Shapes
@@ -68,7 +68,7 @@ def encode(scene: Scene, window: Window, classes: Classes, data: Data) -> Encode
     else:
         encoded = codes.read(scene, window, classes, data)
     if scene.aoi is not None:
-        encoded.mask[..., ~_annotated(scene, scene.aoi, window, data)] = IGNORE
+        encoded.mask[..., ~areas.inside(scene, scene.aoi, window, data)] = IGNORE
     return encoded
 
 
@@ -89,16 +89,6 @@ def shapes_of(scene: Scene, classes: Classes, data: Data) -> Shapes:
 def refusal(strange: Counter[Any], scene: Scene, classes: Classes) -> LabelError:
     """The error over values that no class claims."""
     return classes.refusal(strange, scene.id, "shapes" if vectors.is_vector(str(scene.label)) else "pixels")
-
-
-def _annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.bool_]:
-    """Where the area of interest is: [h, w]."""
-    if not vectors.is_vector(uri):
-        return codes.annotated(scene, uri, window, data)
-    key = (uri, vectors.version(uri), scene.grid, scene.origin)
-    area = _shapes.get(key, lambda: shapes.as_area(uri, scene.grid, scene.origin))
-    inside: NDArray[np.bool_] = burning.burn(area, scene.grid, window) == 1
-    return inside
 
 
 _shapes: Memory[Shapes] = Memory(_MAX_SHAPES, lambda found: 1 + len(found.geometry))

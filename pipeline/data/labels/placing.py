@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from pipeline.data import gdal
+from pipeline.data import gdal, outlines
 from pipeline.data.grids import Grid, project, to_pixels
 from pipeline.data.labels import vectors
 from pipeline.data.labels.vectors import Table
@@ -40,7 +40,7 @@ def place(uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int],
     """Find the shapes of a file in a scene.
 
     Args:
-        uri: of the file.
+        uri: of the file; or an outline.
         columns: attributes to read.
         grid: of the scene.
         origin: row and column of its first pixel in its file.
@@ -51,9 +51,14 @@ def place(uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int],
     """
     if not grid.usable:
         raise LabelError(f"{uri}: the scene's transform {grid.transform} places no pixel", "correct the image")
+    outline = outlines.is_outline(uri)
     if grid.crs is None:
-        return _in_pixels(vectors.load(uri, columns), grid, origin, buffer)
-    table = vectors.load(uri, columns, lambda crs: [] if crs is None else _around(grid, crs, buffer))
+        table = _outline(uri) if outline else vectors.load(uri, columns)
+        return _in_pixels(table, grid, origin, buffer)
+    if outline:
+        table = _outline(uri)
+    else:
+        table = vectors.load(uri, columns, lambda crs: [] if crs is None else _around(grid, crs, buffer))
     if table.crs is None:
         raise LabelError(
             f"{uri}: the file does not say what its coordinates mean, and the scene is in {gdal.short_crs(grid.crs)}",
@@ -85,9 +90,14 @@ def affine(geometry: NDArray[Any], transform: tuple[float, ...]) -> NDArray[Any]
     return out
 
 
+def _outline(uri: str) -> Table:
+    wkb = np.array([shapely.to_wkb(shapely.from_geojson(uri))], np.object_)
+    return vectors.table(outlines.NAME, outlines.CRS, wkb, {})
+
+
 def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], buffer: float) -> Placed:
     """Scans have no coordinates but pixels: x is the column, y the row, in the file. GeoJSON always claims degrees."""
-    if table.crs is not None and not _is_geographic(table.crs):
+    if table.crs is not None and (table.uri == outlines.NAME or not _is_geographic(table.crs)):
         raise LabelError(
             f"{table.uri}: its shapes are in {gdal.short_crs(table.crs)}, but the scene has no CRS",
             "give the image its coordinates, or the shapes those of its pixels",

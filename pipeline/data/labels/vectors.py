@@ -160,7 +160,7 @@ def _load(uri: str, columns: Sequence[str], near: Near | None) -> Table:
     with _translated(uri):
         source, layer, crs = _header(uri, columns)
         wkb, fields = _read(source, layer, columns, [] if near is None else near(crs))
-    return _table(uri, crs, wkb, fields)
+    return table(uri, crs, wkb, fields)
 
 
 @contextmanager
@@ -239,7 +239,12 @@ def _layer(uri: str, source: str | bytes) -> str:
     return names[0]
 
 
-def _table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[Value]]) -> Table:
+def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[Value]]) -> Table:
+    """Shapes as they were delivered, as WKB [N], made valid.
+
+    Raises:
+        LabelError: some are curves or cannot be understood.
+    """
     geometry = shapely.force_2d(shapely.from_wkb(wkb, on_invalid="fix"))
     curves = int((shapely.get_type_id(geometry) > _FLAT_TYPES).sum())
     unread = sum(delivered is not None and made is None for delivered, made in zip(wkb, geometry, strict=True))

@@ -1,0 +1,62 @@
+"""Areas of scenes, drawn or as rasters: what is annotated (area of interest), where an image is valid (footprint)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data import outlines
+from pipeline.data.labels import burning, codes, shapes, vectors
+from pipeline.data.labels.memory import Memory
+from pipeline.data.labels.shapes import Shapes
+from pipeline.data.scenes import Scene
+from pipeline.data.windows import Window
+from pipeline.recipe import Data
+
+_MAX_SHAPES: Final = 1_000_000
+
+
+def inside(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.bool_]:
+    """Which pixels of a window have their centre in an area.
+
+    Args:
+        scene: whose pixels.
+        uri: of a vector file, of a raster on the scene's grid whose pixels other than 0 are inside, or an outline.
+        window: in pixels of the scene; may reach outside, where nothing is inside.
+        data: how rasters are read (`align`, `reading`).
+
+    Returns:
+        [h, w].
+
+    Raises:
+        SceneError, LabelError: the area cannot be read, or brought onto the scene's grid.
+    """
+    if not is_drawn(uri):
+        return codes.annotated(scene, uri, window, data)
+    there: NDArray[np.bool_] = burning.burn(drawn(scene, uri), scene.grid, window) == 1
+    return there
+
+
+def is_drawn(uri: str) -> bool:
+    """Whether an area is made of shapes.
+
+    Raises:
+        LabelError: there is no such file.
+    """
+    return outlines.is_outline(uri) or vectors.is_vector(uri)
+
+
+def drawn(scene: Scene, uri: str) -> Shapes:
+    """The shapes of an area, in pixels of the scene; kept for the next window.
+
+    Raises:
+        LabelError: they cannot be read or brought onto the scene's grid.
+    """
+    version = "" if outlines.is_outline(uri) else vectors.version(uri)
+    key = (uri, version, scene.grid, scene.origin)
+    return _shapes.get(key, lambda: shapes.as_area(uri, scene.grid, scene.origin))
+
+
+_shapes: Memory[Shapes] = Memory(_MAX_SHAPES, lambda found: 1 + len(found.geometry))
