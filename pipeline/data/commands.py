@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import log, store
 from pipeline import recipe as recipes
 from pipeline.command import Command, Result
 from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.data.shards.prepare import Prepared  # numpy and more, which --help does not need
 
 
 def _recipe(options: Namespace) -> Recipe:
@@ -34,46 +38,60 @@ def _doctor(options: Namespace) -> Result:
 
 def _prepare_arguments(parser: ArgumentParser) -> None:
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--advise", action="store_true", help="only say whether it would pay")
+    only.add_argument("--advise", action="store_true", help="only say whether it would pay for the train split")
     only.add_argument("--verify", action="store_true", help="only compare the checksums of what was prepared")
-    parser.add_argument("--split", default="train", choices=["train", "val", "test"], help="by default train")
+    parser.add_argument("--split", choices=["train", "val", "test"], help="by default train and val")
 
 
 def _prepare(options: Namespace) -> Result:
     from pipeline.data.indexing import build
-    from pipeline.data.mapping import choice
-    from pipeline.data.shards import prepare
+    from pipeline.data.mapping import choice as maps
+    from pipeline.data.shards import choice, prepare
 
     recipe = _recipe(options)
     manifest = build.current(recipe)
+    splits = (options.split,) if options.split else choice.splits(manifest) or ("train",)
     if options.verify:
-        return _verify(prepare.place(recipe, manifest, options.split), manifest.digest)
-    advice = prepare.advise(recipe, manifest, split=options.split)
-    record: dict[str, Any] = {"advice": asdict(advice) | {"pays": advice.pays, "epochs_until": advice.epochs_until}}
-    if options.advise:
-        return record, advice.text(), 0
-    with log.progress("pixels") as advance, choice.chosen(recipe.compute) as mapped:
-        prepared = prepare.prepare(recipe, manifest, split=options.split, mapped=mapped, progress=advance)
-    record["prepared"] = asdict(prepared)
+        there = [split for split in splits if prepare.found(recipe, manifest, split)] or splits[:1]
+        return _verify({split: prepare.place(recipe, manifest, split) for split in there}, manifest.digest)
+    record: dict[str, Any] = {}
+    lines = []
+    if options.advise or "train" in splits:
+        advice = prepare.advise(recipe, manifest)
+        record["advice"] = asdict(advice) | {"pays": advice.pays, "epochs_until": advice.epochs_until}
+        lines.append(advice.text())
+    if not options.advise:
+        with maps.chosen(recipe.compute) as mapped:
+            for split in splits:
+                with log.progress("pixels") as advance:
+                    done = prepare.prepare(recipe, manifest, split=split, mapped=mapped, progress=advance)
+                record.setdefault("prepared", {})[split] = asdict(done)
+                lines += _written(split, done)
+    return record, "\n".join(lines), 0
+
+
+def _written(split: str, done: Prepared) -> list[str]:
     written = (
-        f"{prepared.num_scenes} scenes in {prepared.num_shards} shards, {prepared.stored_bytes / 1e6:,.0f} MB "
-        f"({prepared.stored_bytes / max(1, prepared.raw_bytes):.2f} of the raw pixels), {prepared.seconds:.1f} s: "
+        f"{split}: {done.num_scenes} scenes in {done.num_shards} shards, {done.stored_bytes / 1e6:,.0f} MB "
+        f"({done.stored_bytes / max(1, done.raw_bytes):.2f} of the raw pixels), {done.seconds:.1f} s: {done.uri}"
     )
-    left_out = [f"left out: {scene}" for scene in prepared.unreadable]
-    return record, "\n".join([advice.text(), written + prepared.uri, *left_out]), 0
+    return [written, *(f"left out: {scene}" for scene in done.unreadable)]
 
 
-def _verify(uri: str, digest: str) -> Result:
+def _verify(places: Mapping[str, str], digest: str) -> Result:
     from pipeline.data.shards.reading import Shards
 
-    shards = Shards.open(uri, digest)
-    with log.progress("scenes") as advance:
-        found = shards.verify(advance)
-    text = (
-        f"{found.num_scenes} scenes in {found.num_shards} shards, {found.stored_bytes / 1e6:,.0f} MB, "
-        f"are as they were written: {found.uri}"
-    )
-    return {"verified": asdict(found)}, text, 0
+    record, lines = {}, []
+    for split, uri in places.items():
+        shards = Shards.open(uri, digest)
+        with log.progress("scenes") as advance:
+            found = shards.verify(advance)
+        record[split] = asdict(found)
+        lines.append(
+            f"{split}: {found.num_scenes} scenes in {found.num_shards} shards, {found.stored_bytes / 1e6:,.0f} MB, "
+            f"are as they were written: {uri}"
+        )
+    return {"verified": record}, "\n".join(lines), 0
 
 
 def _preview_arguments(parser: ArgumentParser) -> None:

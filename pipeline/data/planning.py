@@ -58,11 +58,18 @@ def plan_of(
         recipe.seed,
         normalisation=normalisation_of(recipe, manifest, statistics),
         shards=choice.chosen(recipe, manifest),
-        presence=_presence(recipe, manifest, mapped, progress),
+        presence=presence_of(recipe, manifest, mapped=mapped, progress=progress),
     )
 
 
-def _presence(recipe: Recipe, manifest: Manifest, mapped: Map, progress: Advance | None) -> Presence | None:
+def presence_of(
+    recipe: Recipe, manifest: Manifest, *, mapped: Map = local.mapped, progress: Advance | None = None
+) -> Presence | None:
+    """The index of classes of the train split, made by `mapped` if nobody did before; None if nothing draws by it.
+
+    Raises:
+        DataError: a mask cannot be read, or the index is damaged or of other scenes.
+    """
     data = recipe.data
     if not presence.needed(data.sampling):
         return None

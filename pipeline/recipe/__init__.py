@@ -180,8 +180,8 @@ class Compute(Section):
     block_batches: Positive = 4
     """Micro-batches in a block of Ray Data."""
     shards: Literal["auto", "never", "require"] = "auto"
-    """Training reads from shards (`segpipe prepare`). auto: where they are there, made of these very data. never: the
-    files are read. require: without them training does not begin."""
+    """Training, validation and evaluate read from shards (`segpipe prepare`). auto: where they are there, made of these
+    very data. never: the files are read. require: without those of train and val training does not begin."""
     compile: bool = False
     """torch.compile the network."""
     address: str | None = None

@@ -28,6 +28,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.quarantine import LeftOut, Tally
 from pipeline.data.sampling import mixing
 from pipeline.data.scenes import Scene, some
+from pipeline.data.shards import choice
 from pipeline.data.windows import Window
 from pipeline.errors import BundleError, ManifestError, OutputExists, SceneError
 from pipeline.log import Advance
@@ -112,7 +113,9 @@ def evaluate(
     started = time.monotonic()
     device = device_of(recipe.compute.device)
     gallery = Gallery(recipe.evaluate.examples, recipe.data.sampling.size, len(manifest.classes))
-    reading = Tolerant(manifest, recipe.data, bundle.normalisation, Tally(quarantine.limit(recipe.data)))
+    prepared = choice.at_hand(recipe, manifest, split)
+    logger.info("the %s split is read from %s", split, prepared or "the files")
+    reading = Tolerant(manifest, recipe.data, bundle.normalisation, Tally(quarantine.limit(recipe.data)), prepared)
     job = _Job(recipe, bundle, bundle.network.to(device), manifest, gallery, device, reading)
     counts = _confusions(job, scenes, progress or (lambda *_: None))
     found = _summary(job, split, scenes, counts)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from torch import distributed as dist
@@ -24,12 +25,13 @@ from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
 from pipeline.data.mapping import choice
 from pipeline.data.planning import plan_of
+from pipeline.data.shards import choice as shards
 from pipeline.data.statistics import measuring
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
-from pipeline.recipe import Recipe, absolute
+from pipeline.recipe import Recipe, absolute, replace
 from pipeline.train import on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
 from pipeline.train.worker import joined, work
@@ -37,8 +39,19 @@ from pipeline.world import World
 
 RECIPE = "recipe.json"
 _FOLLOW_S = 0.5
+_READ = {"train": "chips", "val": "windows of validation"}
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A search, as its trials know it."""
+
+    run_id: str | None = None
+    """MLflow run that theirs are nested in."""
+    output: str | None = None
+    """The `compute.output` under which they look for statistics, the index of classes and shards; by default theirs."""
 
 
 def fit(
@@ -47,7 +60,7 @@ def fit(
     manifest: Manifest | None = None,
     overwrite: bool = False,
     register: bool = True,
-    parent_run: str | None = None,
+    parent: Parent | None = None,
     host: Host | None = None,
     callbacks: Sequence[Any] = (),
     progress: log.Advance | None = None,
@@ -59,7 +72,7 @@ def fit(
         manifest: the scenes; by default the recipe's current manifest.
         overwrite: begin again, even if there is a finished run or one to go on with.
         register: make the bundle a version of the registered model.
-        parent_run: MLflow run that this one is nested in.
+        parent: the search that this is a trial of.
         host: whom the loop tells, where it runs in this process.
         callbacks: of Ray Train, where it runs there.
         progress: called as progress(steps done, steps, note); by default a bar on a terminal, lines in a log.
@@ -76,7 +89,7 @@ def fit(
     with ExitStack() as stack:
         if world.size > 1:
             stack.enter_context(joined(world, device_of(recipe.compute.device, world.local_rank)))
-        payload = _agreed(world, lambda: _open(recipe, manifest, overwrite, parent_run, stack))
+        payload = _agreed(world, lambda: _open(recipe, manifest, overwrite, parent or Parent(), stack))
         if not world.leader:
             return bundle.load(work(payload, host or LocalHost())["bundle"])
         stack.enter_context(_closing(payload))
@@ -132,20 +145,24 @@ def _agreed(world: World, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _open(
-    recipe: Recipe, manifest: Manifest | None, overwrite: bool, parent_run: str | None, stack: ExitStack
+    recipe: Recipe, manifest: Manifest | None, overwrite: bool, parent: Parent, stack: ExitStack
 ) -> dict[str, Any]:
     """Everything that can be known and refused before workers start; returns what each of them gets, as plain JSON."""
+    # Workers get this recipe: they look for what was prepared under its output, and write to the run's directory alone.
+    reads = recipe if parent.output is None else replace(recipe, {"compute.output": parent.output})
     with ThreadPoolExecutor(1) as pool:
         reached = pool.submit(on_mlflow.reach, recipe)  # seconds of imports, while the rest goes on
-        manifest = manifest or current(recipe)
+        manifest = manifest or current(reads)
         run_uri = run_uri_of(recipe, manifest)
         _make_room(run_uri, overwrite)
+        prepared = shards.of_training(reads, manifest)
         if choice.elsewhere(recipe.compute):
             stack.enter_context(_on_ray().connected(recipe.compute))  # too small a cluster is known before it reads
         with choice.chosen(recipe.compute) as mapped:
-            moments = measuring.cached(recipe, manifest, mapped)
-            plan = plan_of(recipe, manifest, moments, mapped=mapped)
-        logger.info("chips are read from %s", plan.shards or "the files")
+            moments = measuring.cached(reads, manifest, mapped)
+            plan_of(reads, manifest, moments, mapped=mapped)
+        for split, place in prepared.items():
+            logger.info("%s are read from %s", _READ[split], place or "the files")
         stated = on_mlflow.without_secrets(recipe.model_dump(mode="json"))
         manifest.write(store.join(run_uri, MANIFEST))
         store.write_json(store.join(run_uri, RECIPE), stated)
@@ -155,10 +172,10 @@ def _open(
     tracking = None
     if uri is not None:
         tags = {"segpipe.fingerprint": recipe.fingerprint, "segpipe.manifest_digest": manifest.digest}
-        run_id = on_mlflow.start_run(recipe, uri, run_uri=run_uri, tags=tags, parent_run=parent_run)
+        run_id = on_mlflow.start_run(recipe, uri, run_uri=run_uri, tags=tags, parent_run=parent.run_id)
         tracking = {"uri": uri, "run_id": run_id}
     return {
-        "recipe": absolute(recipe).model_dump(mode="json"),
+        "recipe": absolute(reads).model_dump(mode="json"),
         "stated": stated,
         "fingerprint": recipe.fingerprint,
         "run_uri": run_uri,

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline import metrics
-from pipeline.data import cutting
-from pipeline.data.classes import Classes
 from pipeline.data.quarantine import NONE, Replaced, Tally
+from pipeline.data.reads import Reads
 from pipeline.data.scenes import Scene
-from pipeline.data.statistics import scene_values
 from pipeline.data.statistics.normalise import Normalisation
-from pipeline.data.statistics.scene_values import SceneValues
 from pipeline.data.windows import Window
 from pipeline.errors import DataError
-from pipeline.recipe import Data
 from pipeline.world import World
 
 Chip = tuple[NDArray[Any], NDArray[np.uint8]]
@@ -35,9 +30,8 @@ Chip = tuple[NDArray[Any], NDArray[np.uint8]]
 class Validation:
     """Everything needed to score a network; call it with one in eval mode."""
 
-    scenes: Sequence[Scene]
-    classes: Classes
-    data: Data
+    reads: Reads
+    """Scenes of the split, and where their windows come from; `side` is that of a window."""
     normalisation: Normalisation
     world: World
     device: torch.device
@@ -53,19 +47,20 @@ class Validation:
         Raises:
             DataError: a scene cannot be read, and none is tolerated.
         """
-        tally = metrics.Tally(len(self.classes), task=self.data.task)
+        classes, task = self.reads.classes, self.reads.data.task
+        tally = metrics.Tally(len(classes), task=task)
         for images, masks in _groups(self._chips(), self.batch):
             logits = network(torch.from_numpy(np.stack(images)).to(self.device))
             tally.update(logits, torch.from_numpy(np.stack(masks)).to(self.device))
-        return metrics.scores(tally.over_ranks().confusion, self.classes.names)
+        return metrics.scores(tally.over_ranks().confusion, classes.names)
 
     def _chips(self) -> Iterator[Chip]:
         """This rank's chips, read ahead by threads."""
-        share = itertools.islice(windows(self.scenes, self.data.sampling.size), self.world.rank, None, self.world.size)
+        share = itertools.islice(windows(self.reads.scenes, self.reads.side), self.world.rank, None, self.world.size)
         with ThreadPoolExecutor(self.threads) as pool:
             pending: deque[Future[Chip | Replaced]] = deque()
-            for scene, window in share:
-                pending.append(pool.submit(self._tried, scene, window))
+            for position, window in share:
+                pending.append(pool.submit(self._tried, position, window))
                 if len(pending) >= 2 * self.batch:
                     yield from self._whole(pending.popleft().result())
             while pending:
@@ -77,38 +72,30 @@ class Validation:
         else:
             yield found
 
-    def _tried(self, scene: Scene, window: Window) -> Chip | Replaced:
+    def _tried(self, position: int, window: Window) -> Chip | Replaced:
         try:
-            return self._cut(scene, window)
+            return self._cut(position, window)
         except DataError as error:
             if not self.tally.most:
                 raise
-            return Replaced(NONE, scene.id, window, error.message)
+            return Replaced(NONE, self.reads.scenes[position].id, window, error.message)
 
-    def _cut(self, scene: Scene, window: Window) -> Chip:
-        cut = cutting.read(scene, window, self.classes, nodata=self.data.nodata, data=self.data)
+    def _cut(self, position: int, window: Window) -> Chip:
+        cut = self.reads.one(position, window)
         if not self.normalisation.by_scene:
             return cut.finished(self.normalisation.fill)
-        if scene.id not in self._values:
-            read = cutting.reader_of(scene, self.data)
-            self._values[scene.id] = scene_values.measure(read, scene.height, scene.width, scene.slices)
-        values = self._values[scene.id]
+        values = self.reads.values(position)
         image, mask = cut.finished(values.fill)
         return values.apply(image), mask
 
-    @cached_property
-    def _values(self) -> dict[str, SceneValues]:
-        """By scene; measured when it is first read."""
-        return {}
 
-
-def windows(scenes: Sequence[Scene], size: int) -> Iterator[tuple[Scene, Window]]:
-    """Windows of `size` side by side over every scene: each pixel once, the last ones reach outside."""
-    for scene in scenes:
+def windows(scenes: Sequence[Scene], size: int) -> Iterator[tuple[int, Window]]:
+    """Windows of `size` side by side over scenes, by position: each pixel once, the last ones reach outside."""
+    for position, scene in enumerate(scenes):
         for number in range(scene.slices):
             for row in range(0, scene.height, size):
                 for col in range(0, scene.width, size):
-                    yield scene, Window(row, col, size, size, number)
+                    yield position, Window(row, col, size, size, number)
 
 
 def _groups(chips_: Iterator[Chip], size: int) -> Iterator[tuple[list[NDArray[Any]], list[NDArray[np.uint8]]]]:

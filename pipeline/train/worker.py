@@ -21,8 +21,10 @@ from pipeline.data.chips import Plan
 from pipeline.data.manifest import Manifest
 from pipeline.data.planning import normalisation_of, plan_of
 from pipeline.data.quarantine import LeftOut, Tally
+from pipeline.data.reads import Reads
 from pipeline.data.sampling import mixing
 from pipeline.data.scenes import Scene
+from pipeline.data.shards import choice
 from pipeline.data.statistics import normalise
 from pipeline.data.statistics.moments import Statistics
 from pipeline.data.statistics.normalise import Normalisation
@@ -185,18 +187,18 @@ def _loss(parts: _Parts, network: networks.Network) -> losses.Loss | losses.Supe
 
 def _validation(parts: _Parts) -> Validation | None:
     """None where there is no val split."""
-    scenes = [s for s in parts.manifest.scenes if s.split == "val"]
+    recipe, manifest = parts.recipe, parts.manifest
+    scenes = tuple(s for s in manifest.scenes if s.split == "val")
     if not scenes:
         return None
+    prepared = choice.chosen(recipe, manifest, "val")
     return Validation(
-        scenes=scenes,
-        classes=parts.manifest.classes,
-        data=parts.recipe.data,
+        reads=Reads(scenes, manifest.classes, recipe.data, manifest.digest, recipe.data.sampling.size, prepared),
         normalisation=parts.normalisation,
         world=parts.world,
         device=parts.device,
-        batch=parts.recipe.train.global_batch // parts.world.size,
-        threads=_readers(parts.recipe, scenes),
+        batch=recipe.train.global_batch // parts.world.size,
+        threads=_readers(recipe, scenes),
         tally=parts.tally,
     )
 

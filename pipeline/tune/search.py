@@ -19,6 +19,9 @@ from pipeline import store
 from pipeline.data.indexing.build import current
 from pipeline.data.manifest import Manifest
 from pipeline.data.mapping import choice
+from pipeline.data.planning import presence_of
+from pipeline.data.sampling import presence
+from pipeline.data.shards import choice as shards
 from pipeline.data.statistics import measuring
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.log import Advance
@@ -41,7 +44,7 @@ def search(recipe: Recipe, *, manifest: Manifest | None = None, progress: Advanc
 
     Raises:
         RecipeError: the space cannot be, or there is no val split to judge by; before anything starts.
-        DataError: scenes, labels or splits are not what the recipe says.
+        DataError: scenes, labels or splits are not what the recipe says, or shards that are required are not there.
         ClusterError: the cluster has no room for a single trial.
         TrackingError: the MLflow server does not answer, and `compute.tracking_required`.
         TrainingError: not one trial finished.
@@ -87,6 +90,7 @@ def _open(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
 
     That is plain JSON. No environment reaches a trial, so the tracking server stands in its recipe.
     """
+    _prepare(recipe, manifest)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     uri = store.join(recipe.compute.output, recipe.name, "searches", f"{recipe.fingerprint}-{stamp}")
     server = on_mlflow.reach(recipe)
@@ -95,7 +99,6 @@ def _open(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
         "recipe": replace(recipe, {"compute.tracking_uri": server}).model_dump(mode="json"),
         "uri": uri,
         "metric": recipe.tune.metric,
-        "statistics": _statistics(recipe, manifest),
         "mlflow": None,
     }
     if server is not None:
@@ -105,12 +108,16 @@ def _open(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     return payload
 
 
-def _statistics(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
-    """What `fit` looks for under `compute.output`, and where: read once, it serves all trials."""
+def _prepare(recipe: Recipe, manifest: Manifest) -> None:
+    """What all trials find under the search's `compute.output`: statistics, and the indexes of classes that they draw
+    by, made now and once; and shards, of which there is told now if they are required and are not there."""
+    shards.of_training(recipe, manifest)
+    drawing = [each for each in space.samplings(recipe) if presence.needed(each.data.sampling)]
+    by_cell = {presence.cell_for(each.data.sampling): each for each in drawing}
     with choice.chosen(recipe.compute) as mapped:
         measuring.cached(recipe, manifest, mapped)
-    path = store.join(recipe.name, "statistics", f"{manifest.digest[:12]}.json")
-    return {"path": path, "entry": store.read_json(store.join(recipe.compute.output, path))}
+        for each in by_cell.values():
+            presence_of(each, manifest, mapped=mapped)
 
 
 def _conclude(recipe: Recipe, payload: dict[str, Any], trials: Sequence[Trial]) -> SearchResult:

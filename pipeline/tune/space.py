@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,6 +19,7 @@ Spec = Choice | Uniform | Integer
 # What a trial may change. The rest says which data are judged and by what, where things are put, and how the search
 # itself goes: with another val split or other classes, scores could not be compared.
 _SEARCHED = ("model", "loss", "train", "predict", "data.sampling", "data.augment", "seed")
+_SAMPLING = "data.sampling."
 
 
 def check(recipe: Recipe) -> None:
@@ -46,7 +48,18 @@ def distributions(space: Mapping[str, Spec]) -> dict[str, BaseDistribution]:
 def overrides(space: Mapping[str, Spec], point: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides that a sampled point means: outer paths first, so that a section is there before its keys."""
     values = {p: json.loads(v) if isinstance(space[p], Choice) else v for p, v in point.items()}
-    return {path: values[path] for path in sorted(values, key=lambda p: (p.count("."), p))}
+    return {path: values[path] for path in sorted(values, key=_depth)}
+
+
+def samplings(recipe: Recipe) -> Iterator[Recipe]:
+    """The recipe with each sampling that trials may have; of a range its two ends."""
+    space = {path: spec for path, spec in recipe.tune.space.items() if f"{path}.".startswith(_SAMPLING)}
+    outer_first = sorted(space, key=_depth)
+    for values in itertools.product(*(_ends(space[path]) for path in outer_first)):
+        try:
+            yield replace(recipe, dict(zip(outer_first, values, strict=True)))
+        except RecipeError:
+            continue  # values that cannot be together: a trial that draws them fails, and says so
 
 
 def _problems(recipe: Recipe, path: str, spec: Spec, known: set[str]) -> Iterable[str]:
@@ -57,12 +70,21 @@ def _problems(recipe: Recipe, path: str, spec: Spec, known: set[str]) -> Iterabl
     if not any(path == root or path.startswith(root + ".") for root in _SEARCHED):
         yield f"{path}: not to be searched; what can be is under {', '.join(_SEARCHED)}"
         return
-    for value in spec.values if isinstance(spec, Choice) else (spec.low, spec.high):
+    for value in _ends(spec):
         try:
             replace(recipe, {path: value})
         except RecipeError as error:
             reason = error.message.partition("\n  ")[2] or error.message
             yield f"{path}={json.dumps(value)}: {reason}"
+
+
+def _ends(spec: Spec) -> Sequence[Any]:
+    """All values of a choice, the two ends of a range."""
+    return spec.values if isinstance(spec, Choice) else (spec.low, spec.high)
+
+
+def _depth(path: str) -> tuple[int, str]:
+    return path.count("."), path
 
 
 def _paths(recipe: Recipe) -> set[str]:

@@ -11,7 +11,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.errors import RecipeError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Recipe, Train, replace
-from pipeline.train.fit import fit, run_uri_of
+from pipeline.train.fit import Parent, fit, run_uri_of
 from pipeline.tune import space
 from pipeline.tune.records import MANIFEST, WORST
 
@@ -30,11 +30,13 @@ def recipe_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str) -
 def train(recipe: Recipe, payload: Mapping[str, Any], callbacks: Sequence[Any]) -> Bundle:
     """Fit a trial's recipe on what the search's trials share."""
     manifest = Manifest.read(store.join(payload["uri"], MANIFEST), root=recipe.data.root)
-    shared = payload["statistics"]
-    store.write_json(store.join(recipe.compute.output, shared["path"]), shared["entry"])
-    parent = (payload["mlflow"] or {}).get("run_id")
     return fit(
-        recipe, manifest=manifest, register=False, parent_run=parent, callbacks=callbacks, progress=lambda *_: None
+        recipe,
+        manifest=manifest,
+        register=False,
+        parent=Parent((payload["mlflow"] or {}).get("run_id"), payload["recipe"]["compute"]["output"]),
+        callbacks=callbacks,
+        progress=lambda *_: None,
     )
 
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from pipeline import store
 from pipeline.train import on_mlflow
-from pipeline.train.fit import fit
+from pipeline.train.fit import Parent, fit
 from pipeline.train.on_mlflow import Tracker
 from tests.factory import recipe_for, world
 from tests.servers import free_ports, serving
@@ -136,7 +136,7 @@ def test_one_run_from_start_through_kill_and_failure_to_the_registry(tmp_path, m
         return run
 
     with pytest.raises(KeyboardInterrupt):
-        fit(recipe, host=StopAt(2, KeyboardInterrupt()), parent_run=parent)
+        fit(recipe, host=StopAt(2, KeyboardInterrupt()), parent=Parent(parent))
     assert only_run().info.status == "KILLED"
     with pytest.raises(RuntimeError):
         fit(recipe, host=StopAt(4, RuntimeError("boom")))

@@ -83,7 +83,7 @@ class Advice:
         return "; ".join(lines)
 
 
-def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24, split: str = "train") -> Advice:
+def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24) -> Advice:
     """Read some chips and some blocks, compress and decompress them.
 
     Args:
@@ -91,12 +91,11 @@ def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24, spl
         manifest: of the data.
         uri: where the shards would be.
         chips: how many to read.
-        split: whose scenes.
 
     Raises:
-        DataError: the split is empty, or a scene cannot be read.
+        DataError: the train split is empty, or a scene cannot be read.
     """
-    scenes, data = manifest.split(split), recipe.data
+    scenes, data = manifest.split("train"), recipe.data
     sampling = Uniform(size=data.sampling.size, weight=data.sampling.weight, epoch_size=data.sampling.epoch_size)
     order = Order([(s.height, s.width, s.slices, *s.origin) for s in scenes], sampling, manifest.digest, recipe.seed)
     refs = [order.chip(number) for number in range(chips)]

@@ -36,6 +36,7 @@ _READING: Final = (
     "labels",
     "label",
     "aoi",
+    "footprint",
     "task",
     "classes",
     "ignore_values",
@@ -162,10 +163,10 @@ def _groups(scenes: Sequence[Scene], bytes_per_pixel: int) -> list[tuple[Scene, 
     return [tuple(group) for group in groups]
 
 
-def advise(recipe: Recipe, manifest: Manifest, *, split: str = "train") -> Advice:
-    """Whether preparing pays here, measured; see `Advice`.
+def advise(recipe: Recipe, manifest: Manifest) -> Advice:
+    """Whether preparing the train split pays here, measured; see `Advice`.
 
     Raises:
         DataError: the split is empty, or a scene cannot be read.
     """
-    return advice.advise(recipe, manifest, place(recipe, manifest, split), split=split)
+    return advice.advise(recipe, manifest, place(recipe, manifest))
