@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python -m bench.order
 	$(BIN)/python -m bench.augment
 	$(BIN)/python -m bench.remote
+	$(BIN)/python -m bench.scale
 	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.metrics
 	$(BIN)/python -m bench.losses

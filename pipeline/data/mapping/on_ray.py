@@ -147,14 +147,21 @@ def _work(shared: ray.ObjectRef, part: tuple[Any, ...], threads: int) -> Iterato
     function, storage = _get(shared)
     if store.current() != storage:  # the connection was made before the recipe was known
         store.configure(storage)
-    died = ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()  # only Ray's own state tells
     results: Iterable[tuple[Any, PipelineError | None]]
-    if died < _ATTEMPTS:
+    if _deaths() < _ATTEMPTS:
         results = local.mapped(partial(_tried, function), part, threaded=threads == 1, threads=threads)
     else:
         results = [(None, _deadly(part))]
     packed = [pickle.dumps(result, pickle.HIGHEST_PROTOCOL) for result in _until_error(results)]
     yield pa.table({_RESULT: pa.array(packed, pa.large_binary())})
+
+
+def _deaths() -> int:
+    """How many processes have died at the task that this one is at."""
+    try:
+        return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
+    except AttributeError:
+        return 0  # this is no part of what Ray promises: another version may not tell
 
 
 def _tried(function: Callable[[Any], Any], job: Any) -> tuple[Any, PipelineError | None]:
