@@ -65,6 +65,7 @@ def test_a_job_that_fails_gives_its_own_exit_code_and_message(job_server: str, t
     assert "nothing/*" in "".join(shown)
 
 
+@pytest.mark.slow
 def test_doctor_and_prepare_as_jobs(job_server: str, tmp_path: Path) -> None:
     """From the command line, which passes their exit codes on."""
     recipe = factory.recipe_for(factory.world(tmp_path))

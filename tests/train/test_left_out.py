@@ -135,6 +135,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_what_it_knew(alone: Recipe, scenes: Path, tmp_path: Path) -> None:
     """Also on another number of ranks."""
     recipe = prepared(scenes, tmp_path)
@@ -164,6 +165,7 @@ def test_the_limit_holds(alone: Recipe, scenes: Path, tmp_path: Path) -> None:
     assert message in caught.value.message
 
 
+@pytest.mark.slow
 def test_the_limit_holds_for_all_ranks_together(alone: Recipe, scenes: Path, tmp_path: Path) -> None:
     """Neither rank meets so many alone."""
     recipe, message = too_many(scenes, tmp_path, alone)
@@ -179,6 +181,7 @@ def test_without_tolerance_validation_fails(scenes: Path, tmp_path: Path) -> Non
         fit(recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_of_ray_keep_the_same(ray_cluster: None, alone: Recipe, scenes: Path, tmp_path: Path) -> None:
     changes = {"compute.runner": "ray", "compute.feed": "ray", "compute.num_workers": 2, "compute.block_batches": 2}

@@ -38,6 +38,7 @@ def indexes(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_trials_read_what_was_prepared_for_the_search(ray_cluster: None, tmp_path: Path) -> None:

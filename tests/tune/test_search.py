@@ -107,6 +107,7 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(
     assert bad.reason.partition("\n")[0] in result.table()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_where_all_trials_fail_each_reason_is_told(ray_cluster: None, mlflow_server: str, tmp_path: Path) -> None:
     space = {"train.optimizer.lr": {"kind": "choice", "values": [1e30]}}
