@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import rasterio
@@ -23,6 +23,16 @@ from pipeline.recipe import Recipe, replace
 UTM = "EPSG:32633"
 TRANSFORM = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
 NODATA = {"uint8": 0, "uint16": 0, "int16": -32768, "float32": -9999.0}
+
+
+QUICK: Final = {
+    "compute.tracking_uri": "http://127.0.0.1:9",
+    "compute.tracking_required": False,
+    "model.encoder": "convnext_atto",
+    "model.norm": "group",
+    "model.decoder_channels": [16, 8, 8, 8, 8],
+}
+"""Settings of a small network, whose training no server hears of."""
 
 
 def write_raster(

@@ -16,17 +16,12 @@ from pipeline.recipe import Compute, Recipe
 from pipeline.train import on_ray, worker
 from pipeline.train.fit import fit
 from pipeline.world import World
-from tests.factory import recipe_for, world
+from tests.factory import QUICK, recipe_for, world
 
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {
-    "compute.tracking_uri": "http://127.0.0.1:9",
-    "compute.tracking_required": False,
-    "model.encoder": "convnext_atto",
-    "model.norm": "group",
-    "model.decoder_channels": [16, 8, 8, 8, 8],
+SETTINGS = QUICK | {
     "data.sampling.size": 64,
     "train.steps": 6,
     "train.validate_every": 1,

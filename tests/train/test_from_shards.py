@@ -18,14 +18,9 @@ from pipeline.errors import DataError, ManifestError
 from pipeline.recipe import Recipe
 from pipeline.train.evaluate import evaluate
 from pipeline.train.fit import fit
-from tests.factory import UTM, recipe_for, world, write_raster
+from tests.factory import QUICK, UTM, recipe_for, world, write_raster
 
-SETTINGS = {
-    "compute.tracking_uri": "http://127.0.0.1:9",
-    "compute.tracking_required": False,
-    "model.encoder": "convnext_atto",
-    "model.norm": "group",
-    "model.decoder_channels": [16, 8, 8, 8, 8],
+SETTINGS = QUICK | {
     "train.steps": 2,
     "train.validate_every": 1,
     "evaluate.examples": 1,

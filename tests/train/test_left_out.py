@@ -29,15 +29,10 @@ from pipeline.train import checkpoint, report
 from pipeline.train.evaluate import evaluate
 from pipeline.train.fit import fit, run_uri_of
 from pipeline.world import World
-from tests.factory import recipe_for, world, write_raster
+from tests.factory import QUICK, recipe_for, world, write_raster
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {
-    "compute.tracking_uri": "http://127.0.0.1:9",
-    "compute.tracking_required": False,
-    "model.encoder": "convnext_atto",
-    "model.norm": "group",
-    "model.decoder_channels": [16, 8, 8, 8, 8],
+SETTINGS = QUICK | {
     "train.steps": 8,
     "train.global_batch": 4,
     "train.checkpoint_every": 4,

@@ -13,7 +13,7 @@ from pipeline.data import rasters
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
-from tests.data.readers.test_netcdf import by_gdal
+from tests.data.readers.test_netcdf import check_as_gdal_wrote_it
 from tests.factory import TRANSFORM, UTM, make_pixels, write_raster
 
 ALL = Window(0, 0, 60, 70)
@@ -36,14 +36,7 @@ def test_what_gdal_writes(tmp_path, name, dtype):
     place = {"crs": UTM, "transform": TRANSFORM, "nodata": 7}
     source = write_raster(tmp_path / "a.tif", make_pixels(1, 60, 70, dtype), **place)
     copy(source, tmp_path / "a.nc", driver="netCDF", format=name, compress="DEFLATE" if name == "NC4" else "NONE")
-    uri = str(tmp_path / "a.nc")
-    expected, seen, transform = by_gdal(uri, "Band1")
-    pixels, valid = rasters.read(uri, ALL)
-    np.testing.assert_array_equal(pixels, expected)
-    np.testing.assert_array_equal(valid, seen[0])
-    info = rasters.describe(uri)
-    np.testing.assert_allclose(info.grid.transform, transform[:6])
-    assert info.grid.difference(rasters.describe(str(source)).grid) == ""
+    info = check_as_gdal_wrote_it(str(tmp_path / "a.nc"), str(source))
     assert info.format.startswith("NetCDF 4 Band1")
 
 

@@ -59,6 +59,18 @@ def by_gdal(uri: str, variable: str = "t") -> tuple[np.ndarray, np.ndarray, rast
         return dataset.read(), dataset.read_masks() > 0, dataset.transform
 
 
+def check_as_gdal_wrote_it(uri: str, source: str) -> rasters.RasterInfo:
+    """Compare a file that GDAL made of a raster with what GDAL reads of it, and with where the raster lies."""
+    expected, seen, transform = by_gdal(uri, "Band1")
+    pixels, valid = rasters.read(uri, Window(0, 0, *expected.shape[1:]))
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_array_equal(valid, seen[0])
+    info = rasters.describe(uri)
+    np.testing.assert_allclose(info.grid.transform, transform[:6])
+    assert info.grid.difference(rasters.describe(source).grid) == ""
+    return info
+
+
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("ups", [False, True])
 def test_values_and_places_are_those_of_gdal(tmp_path, version, ups):
@@ -206,11 +218,4 @@ def test_what_gdal_writes(tmp_path, name):
     place = {"crs": UTM, "transform": TRANSFORM, "nodata": -7}
     source = write_raster(tmp_path / "a.tif", VALUES[0], **place)
     copy(source, tmp_path / "a.nc", driver="netCDF", format=name)
-    uri = str(tmp_path / "a.nc")
-    expected, seen, transform = by_gdal(uri, "Band1")
-    pixels, valid = rasters.read(uri, ALL)
-    np.testing.assert_array_equal(pixels, expected)
-    np.testing.assert_array_equal(valid, seen[0])
-    info = rasters.describe(uri)
-    np.testing.assert_allclose(info.grid.transform, transform[:6])
-    assert info.grid.difference(rasters.describe(str(source)).grid) == ""
+    check_as_gdal_wrote_it(str(tmp_path / "a.nc"), str(source))
