@@ -121,8 +121,8 @@ class Plan:
             ManifestError: the split is empty, or the sampling lacks what it draws by.
             RecipeError: an augmentation does not exist or cannot be applied to such chips; all are named.
         """
-        shape = (len(manifest.bands), data.sampling.size, data.sampling.size)
-        augment.check(data.augment, example=_example(statistics, shape, manifest.dtype))
+        noise = augment.example(statistics.min, statistics.max, data.sampling.size, manifest.dtype)
+        augment.check(data.augment, example=noise)
         scenes = manifest.split(split)
         hard = data.sampling if isinstance(data.sampling, Hard) else None
         return cls(
@@ -260,10 +260,3 @@ class Plan:
             f"The first: {error.message}",
             error.hint,
         )
-
-
-def _example(statistics: Statistics, shape: tuple[int, int, int], dtype: str) -> NDArray[Any]:
-    """Noise in the range of each band."""
-    low, high = (np.reshape(v, (-1, 1, 1)) for v in (statistics.min, statistics.max))
-    values: NDArray[Any] = np.random.default_rng(0).uniform(low, high, shape).astype(dtype)
-    return values

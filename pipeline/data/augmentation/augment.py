@@ -159,6 +159,15 @@ def check(augments: Sequence[Augment], *, example: NDArray[Any] | None = None) -
         raise RecipeError("\n".join(problems), "see the documentation of albumentations 2.0 for names and arguments")
 
 
+def example(
+    low: Sequence[float] | NDArray[Any], high: Sequence[float] | NDArray[Any], size: int, dtype: Any
+) -> NDArray[Any]:
+    """For `check`: noise [C, size, size] in the range of each band."""
+    least, most = (np.reshape(bound, (-1, 1, 1)) for bound in (low, high))
+    values: NDArray[Any] = np.random.default_rng(0).uniform(least, most, (len(low), size, size)).astype(dtype)
+    return values
+
+
 class _Chip:
     """A chip on its way: bands in planes [C, H, W] until a transform wants them in pixels [H, W, C].
 

@@ -48,6 +48,5 @@ def _augment(seen: Evidence, values: NDArray[Any]) -> None:
     from pipeline.data.augmentation import augment  # albumentations takes a second to import
 
     data = seen.recipe.data
-    low, high = (np.reshape(v, (-1, 1, 1)) for v in (values.min(axis=1), values.max(axis=1)))
-    shape = (len(values), data.sampling.size, data.sampling.size)
-    augment.check(data.augment, example=np.random.default_rng(0).uniform(low, high, shape).astype(values.dtype))
+    noise = augment.example(values.min(axis=1), values.max(axis=1), data.sampling.size, values.dtype)
+    augment.check(data.augment, example=noise)
