@@ -16,6 +16,7 @@ from pipeline.data.classes import IGNORE
 Task = Literal["multiclass", "binary", "multilabel"]
 
 _MOST_CLASSES: Final = IGNORE
+_SIGNED: Final = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 _WHOLE_PIXELS: Final = 1 << 18  # the maximum of all pixels and its class still fit a core's share of the cache
 _BLOCK_PIXELS: Final = 1 << 15  # as above, beside a copy of all classes
 
@@ -125,6 +126,14 @@ def _smallest(limit: int, numbers: Tensor) -> Tensor:
     return numbers.long()
 
 
+def signed(ids: Tensor) -> Tensor:
+    """Integers of any dtype in one that torch computes with: it compares and adds no uint16, uint32 or uint64.
+
+    A uint64 value beyond int64 becomes negative, which no class id is.
+    """
+    return ids.to(_SIGNED.get(ids.dtype, ids.dtype))
+
+
 def _as_bytes(ids: Tensor, name: str) -> Tensor:
     if ids.dtype == torch.bool:
         return ids.to(torch.uint8)
@@ -132,6 +141,7 @@ def _as_bytes(ids: Tensor, name: str) -> Tensor:
         return ids
     if ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"{name}: {ids.dtype} instead of class ids of an integer dtype")
+    ids = signed(ids)
     if ids.numel():
         low, high = torch.stack(torch.aminmax(ids)).tolist()
         if low < 0 or high > IGNORE:

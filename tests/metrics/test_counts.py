@@ -50,6 +50,14 @@ class TestEveryTask:
             for k, ((tn, fp), (fn, tp)) in enumerate(found):
                 assert [int(part[image, k]) for part in counts] == [tp, fp, fn, tn]
 
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+    def test_ids_and_masks_are_of_any_integer_type(self, task, dtype):
+        logits, mask = batch(task)
+        ids = ids_of(logits, task)
+        options = {} if task == "binary" else {"num_classes": K}
+        expected = count(ids, mask, task=task, **options)
+        assert same(count(ids.to(dtype), mask.to(dtype), task=task, **options), expected)
+
     def test_ids_count_as_their_logits(self, task):
         logits, mask = batch(task)
         ids = ids_of(logits, task)
@@ -153,6 +161,13 @@ def test_ids_need_the_number_of_classes_and_labels_are_0_or_1():
         count(ids, ids)
     with pytest.raises(ValueError, match="mask holds 2"):
         count(ids, ids + 2, task="binary")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.int64])
+def test_an_id_beyond_a_byte_is_refused_in_any_integer_type(dtype):
+    ids = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="mask: class id 256"):
+        count(ids, torch.full((1, 2, 2), 256).to(dtype), 3)
 
 
 class TestCounts:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.data.classes import IGNORE
 from pipeline.errors import LabelError, SceneError
+from pipeline.metrics.tables import signed
 from pipeline.model.losses.fused import Softmax, softmax_pass
 
 Task = Literal["multiclass", "binary", "multilabel"]
@@ -147,6 +148,20 @@ class Evidence:
         parts = [self.p * self.truth * v, self.p * v, self.truth * v, v]
         return torch.stack([part.sum(over) for part in parts])
 
+    @once
+    def cells(self) -> Tensor:
+        """Soft true positives, false positives, false negatives and true negatives per class [4,K], pixels by their
+        weight.
+
+        Each is a sum of products that are not negative, so that a small one keeps all its digits beside a large one;
+        differences of `regions` would lose them where a class is nearly everywhere.
+        """
+        p, truth, v = self.p, self.truth, self.channels_known
+        # 1 - p would round where p is near 1.
+        rest = torch.einsum("nkhw,jk->njhw", p, _others(p)) if self.task == "multiclass" else (-self.scores).sigmoid()
+        parts = (p * truth, p * (1 - truth), rest * truth, rest * (1 - truth))
+        return torch.stack([(part * v).sum((0, 2, 3)) for part in parts])
+
     def per_decision(self, class_weights: tuple[float, ...] | None) -> Tensor | None:
         """Factor [...] of each decision from its pixel's and its class's weight; None where all valid ones are 1."""
         if class_weights is None:
@@ -178,13 +193,18 @@ class Evidence:
         )
 
 
+def _others(p: Tensor) -> Tensor:
+    """[K,K]: 0 for a class itself, 1 for every other one."""
+    return 1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+
+
 def check(logits: Tensor, mask: Tensor, weights: Tensor | None, task: Task) -> tuple[Tensor, Tensor, Tensor | None]:
     """Logits, mask and weights in the shapes that `Evidence` has, or what is wrong with them."""
     if logits.ndim != 4 or not logits.is_floating_point():
         raise SceneError(f"the logits are {logits.dtype} {tuple(logits.shape)}, not floating-point [N,K,H,W]")
     if mask.is_floating_point() or mask.is_complex():
         raise SceneError(f"the mask is {mask.dtype}; class ids are integers", "give mask.long()")
-    mask = mask.byte() if mask.dtype == torch.bool else mask
+    mask = mask.byte() if mask.dtype == torch.bool else signed(mask)
     images, classes, height, width = logits.shape
     flat = (images, height, width)
     wanted = tuple(logits.shape) if task == "multilabel" else flat

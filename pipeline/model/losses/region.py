@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from pipeline.model.losses.evidence import Evidence
 from pipeline.model.losses.weighing import mean_over_classes
+
+# Keeps the slope of a root at 0 finite; squared probabilities that matter are far above it.
+_TINY: Final = 1e-30
 
 
 @dataclass(frozen=True)
@@ -109,16 +112,23 @@ class GeneralisedDiceTerm(RegionTerm):
 class MCCTerm(RegionTerm):
     """Matthews correlation loss (Abhishek & Hamarneh 2021), each class against the rest."""
 
+    regions: ClassVar[bool] = False
+
+    def sums(self, evidence: Evidence) -> Tensor:
+        """See `Term.sums`; here soft true and false positives, false and true negatives."""
+        return evidence.cells.flatten()
+
     def value(self, sums: Tensor) -> Tensor:
         """1 - mean over classes of the correlation of prediction and truth.
 
-        (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)) in shares of the pixels is a covariance by a product of
-        deviations. A class that is nowhere, or everywhere, correlates with nothing and is left out.
+        (TP TN - FP FN) / sqrt((TP+FP)(TN+FN)(TP+FN)(TN+FP)), all in shares of the pixels. A class that is nowhere, or
+        everywhere, correlates with nothing and is left out.
         """
-        both, predicted, truth, pixels = sums.view(4, self.classes)
-        n = torch.where(pixels > 0, pixels, 1.0)
-        both, predicted, share = both / n, predicted / n, truth / n
-        covariance = both - predicted * share
-        variances = predicted * (1 - predicted) * share * (1 - share)
-        losses = 1 - covariance / (variances.clamp(min=0) + 1e-18).sqrt()
-        return self.average(losses, (truth > 0) & (truth < pixels))
+        cells = sums.view(4, self.classes)
+        pixels = cells.sum(0)
+        tp, fp, fn, tn = cells / torch.where(pixels > 0, pixels, 1.0)
+        truth = (tp + fn) * (tn + fp)
+        counted = truth > 0
+        # Two roots: the product of both variances can be too small for float32.
+        deviations = ((tp + fp) * (tn + fn) + _TINY).sqrt() * torch.where(counted, truth, 1.0).sqrt()
+        return self.average(1 - (tp * tn - fp * fn) / deviations, counted)

@@ -18,6 +18,7 @@ from tests.model.losses.batches import CHANNELS, WEIGHTS, evaluate, make_logits,
 
 GEOMETRIC = {"edge_cross_entropy", "boundary", "hausdorff", "cldice"}
 """What lies beside a pixel matters."""
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
 CASES = {f"{kind}, {task}": ({"kind": kind}, task) for kind in LOSSES for task in LOSSES[kind].tasks}
 CASES["ohem, multiclass"] = ({"kind": "ohem", "threshold": 0.4, "min_kept": 9}, "multiclass")
 OPTIONS = [
@@ -71,6 +72,16 @@ class TestEveryLoss:
         other = torch.where(ignored(mask, task, logits), under, logits.detach()).requires_grad_()
         value, gradient = evaluate(loss, logits, mask)
         other_value, other_gradient = evaluate(loss, other, mask)
+        torch.testing.assert_close(other_value, value, rtol=0, atol=0)
+        torch.testing.assert_close(other_gradient, gradient, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+    def test_a_mask_is_of_any_integer_type(self, fields, task, dtype):
+        loss, logits, mask = build(fields, task), make_logits(task), make_mask(task)
+        if dtype == torch.int8:
+            mask[mask == IGNORE] = 0  # int8 does not hold IGNORE
+        value, gradient = evaluate(loss, logits, mask)
+        other_value, other_gradient = evaluate(loss, logits, mask.to(dtype))
         torch.testing.assert_close(other_value, value, rtol=0, atol=0)
         torch.testing.assert_close(other_gradient, gradient, rtol=0, atol=0)
 

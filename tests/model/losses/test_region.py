@@ -139,3 +139,23 @@ def test_a_rare_class_that_is_found_costs_nothing():
         value, gradient = evaluate(create_loss(kind, 2), logits, mask)
         assert float(value) == pytest.approx(0, abs=1e-4), kind
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_mcc_keeps_its_digits_where_a_class_is_nearly_everywhere(task):
+    """Five pixels of a million are of the other class: float32 gives what float64 gives, value and gradient."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(1, 1024, 1024, dtype=torch.uint8)
+    mask[0, 0, :5] = 0
+    logit = torch.randn(1, 1, 1024, 1024, generator=generator) * 1.5 + 6
+    logit[0, 0, 0, :5] = -3
+    logits = logit if task == "binary" else torch.cat([torch.zeros_like(logit), logit], 1)
+    loss = create_loss("mcc", logits.shape[1], task=task)
+    value, gradient = evaluate(loss, logits.clone().requires_grad_(), mask)
+    exact, exact_gradient = evaluate(loss, logits.double().requires_grad_(), mask)
+    assert float(value) == pytest.approx(float(exact), rel=1e-6)
+    assert float((gradient - exact_gradient).norm() / exact_gradient.norm()) < 1e-5
+    p = logit.double().sigmoid()
+    tp, fp, fn, tn = (p * mask).sum(), (p * (1 - mask)).sum(), ((1 - p) * mask).sum(), ((1 - p) * (1 - mask)).sum()
+    correlation = (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt()
+    assert float(value) == pytest.approx(1 - float(correlation), rel=1e-6)
