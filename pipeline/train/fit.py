@@ -26,7 +26,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.mapping import choice
 from pipeline.data.planning import plan_of
 from pipeline.data.shards import choice as shards
-from pipeline.data.statistics import measuring
+from pipeline.data.statistics import annotation, measuring
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
@@ -160,6 +160,7 @@ def _open(
             stack.enter_context(_on_ray().connected(recipe.compute))  # too small a cluster is known before it reads
         with choice.chosen(recipe.compute) as mapped:
             moments = measuring.cached(reads, manifest, mapped)
+            annotation.check(manifest, moments)
             plan_of(reads, manifest, moments, mapped=mapped)
         for split, place in prepared.items():
             logger.info("%s are read from %s", _READ[split], place or "the files")

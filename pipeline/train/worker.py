@@ -28,7 +28,7 @@ from pipeline.data.shards import choice
 from pipeline.data.statistics import normalise
 from pipeline.data.statistics.moments import Statistics
 from pipeline.data.statistics.normalise import Normalisation
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, TrainingError
 from pipeline.model import bundle, losses, networks
 from pipeline.model.device import device_of
 from pipeline.recipe import Recipe
@@ -72,6 +72,7 @@ def work(
         if world.leader:
             normalise.tell(parts.normalisation, manifest.bands)
         outcome = _train(parts, network, host, feed or _local_feed(parts))
+        _refuse_empty(outcome, recipe.train.global_batch)
         if world.leader:
             quarantine.write(parts.run_uri, LeftOut(manifest.quarantined, parts.tally.windows))
             _bundle(parts, network, outcome)
@@ -178,6 +179,18 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
     finally:
         if tracker is not None:
             tracker.close()
+
+
+def _refuse_empty(outcome: loop.Outcome, global_batch: int) -> None:
+    """Make no bundle of a run whose chips held nothing to learn from; every rank knows the same losses.
+
+    A loss is exactly 0 where no pixel of the global batch is annotated.
+    """
+    if outcome.losses and not any(value for _, value in outcome.losses):
+        raise TrainingError(
+            f"no pixel of the {outcome.step * global_batch} chips of this run was annotated and valid",
+            "draw chips where labels are: data.sampling: {kind: foreground}, or a larger data.sampling.size",
+        )
 
 
 def _loss(parts: _Parts, network: networks.Network) -> losses.Loss | losses.Supervised:

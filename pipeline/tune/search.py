@@ -22,7 +22,7 @@ from pipeline.data.mapping import choice
 from pipeline.data.planning import presence_of
 from pipeline.data.sampling import presence
 from pipeline.data.shards import choice as shards
-from pipeline.data.statistics import measuring
+from pipeline.data.statistics import annotation, measuring
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.log import Advance
 from pipeline.model import bundle
@@ -115,7 +115,7 @@ def _prepare(recipe: Recipe, manifest: Manifest) -> None:
     drawing = [each for each in space.samplings(recipe) if presence.needed(each.data.sampling)]
     by_cell = {presence.cell_for(each.data.sampling): each for each in drawing}
     with choice.chosen(recipe.compute) as mapped:
-        measuring.cached(recipe, manifest, mapped)
+        annotation.check(manifest, measuring.cached(recipe, manifest, mapped))
         for each in by_cell.values():
             presence_of(each, manifest, mapped=mapped)
 
