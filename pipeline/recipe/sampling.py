@@ -41,12 +41,15 @@ class Shares(Section):
 
 
 class HashSplit(Shares):
-    """Splits by a hash of the group: stable when scenes are added, and no group is in two splits."""
+    """Splits by a hash of the group: no group is in two splits, and groups that were indexed keep theirs when others
+    are added."""
 
     kind: Literal["hash"] = "hash"
     group: str | None = None
     """Regular expression on the scene id; its first bracket (or all it matches) is the group. By default each
     scene is a group of its own."""
+    seed: NotNegative = 0
+    """Another one gives another division, in which no group keeps its split."""
 
 
 class BlocksSplit(Shares):

@@ -14,6 +14,7 @@ from pipeline.data.doctor.plan import Plan
 from pipeline.data.doctor.records import Entry, Sample, Tally, Timing
 from pipeline.data.doctor.sample import sample
 from pipeline.data.doctor.threads import in_threads
+from pipeline.data.indexing.build import kept_splits
 from pipeline.errors import PipelineError
 from pipeline.log import Advance
 from pipeline.recipe import Data, Recipe
@@ -64,7 +65,7 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
     """Read headers of all scenes, labels, samples of pixels, and time some reads."""
     data = recipe.data
     classes = Classes.from_section(data)
-    entries, problems, spare = look.entries(data, _stage(progress, "headers"))
+    entries, problems, spare = look.entries(data, kept_splits(recipe), _stage(progress, "headers"))
     plan = planning.plan(entries)
     sampled = in_threads(lambda e: sample(e, plan, classes, data), plan.chosen, _stage(progress, "pixels"))
     labelled = [e for e in entries if e.label is not None and e.info is not None and not e.problems]

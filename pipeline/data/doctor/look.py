@@ -45,8 +45,13 @@ Problem = tuple[str, str]
 """Message and hint."""
 
 
-def entries(data: Data, advance: Callable[[int, int], None]) -> tuple[list[Entry], list[Problem], str]:
-    """Every scene, or its parts, with what headers say, what is wrong with the set, and labels without an image."""
+def entries(
+    data: Data, kept: Mapping[str, str], advance: Callable[[int, int], None]
+) -> tuple[list[Entry], list[Problem], str]:
+    """Every scene, or its parts, with what headers say, what is wrong with the set, and labels without an image.
+
+    `kept` are the splits of groups in the manifest before, as of `dividing.assign`.
+    """
     try:
         survey = scenes.survey(data)
     except PipelineError as error:
@@ -54,15 +59,15 @@ def entries(data: Data, advance: Callable[[int, int], None]) -> tuple[list[Entry
     wrong = [told(error) for error in survey.errors()]
     opened = {e.id: e for e in in_threads(lambda f: _entry(f, data), survey.found, advance)}
     try:
-        return _divided(opened, data), wrong, survey.spare
+        return _divided(opened, data, kept), wrong, survey.spare
     except PipelineError as error:
         return list(opened.values()), [*wrong, told(error)], survey.spare
 
 
-def _divided(opened: Mapping[str, Entry], data: Data) -> list[Entry]:
+def _divided(opened: Mapping[str, Entry], data: Data, kept: Mapping[str, str]) -> list[Entry]:
     """Scenes with their splits, or their parts, by id."""
     if not isinstance(data.split, BlocksSplit):
-        given = dividing.assign(list(opened), data)
+        given = dividing.assign(list(opened), data, kept)
         return [replace(e, split=given[e.id][0], group=given[e.id][1]) for e in opened.values()]
     grids = {i: e.info.grid for i, e in opened.items() if e.info is not None}
     parts = [

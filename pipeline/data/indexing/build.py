@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from pipeline import store
 from pipeline.data import freshness, labels, scenes
 from pipeline.data.classes import Classes
@@ -19,9 +21,9 @@ from pipeline.data.splits import dividing
 from pipeline.data.splits.dividing import ScenePart
 from pipeline.errors import DataError, ManifestError, PipelineError
 from pipeline.log import Advance
-from pipeline.recipe import Recipe
+from pipeline.recipe import Data, Recipe
 from pipeline.recipe.data import Quarantine
-from pipeline.recipe.sampling import BlocksSplit
+from pipeline.recipe.sampling import BlocksSplit, HashSplit
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     by_blocks = isinstance(data.split, BlocksSplit)
     if not by_blocks:  # needs no file to be readable: what is wrong with it is said along with the rest
         try:
-            assigned = dividing.assign([f.id for f in found], data)
+            assigned = dividing.assign([f.id for f in found], data, kept_splits(recipe))
         except DataError as error:
             problems.insert(0, error)
     problems += inspection.disagreements(infos, data.bands)
@@ -104,6 +106,20 @@ def current(recipe: Recipe) -> Manifest:
         )
     manifest = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
     return replace(manifest, data=data)
+
+
+def kept_splits(recipe: Recipe) -> dict[str, str]:
+    """Splits that groups have in the last manifest, whatever else has changed since, if it was divided by the same
+    hash split: what was tested on must not train because scenes were added."""
+    if not isinstance(recipe.data.split, HashSplit):
+        return {}
+    try:
+        entry = store.read_json(store.join(_home(recipe), _POINTER))
+        before = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
+        split = HashSplit.model_validate(before.data["split"])
+    except (FileNotFoundError, PipelineError, KeyError, TypeError, ValueError):
+        return {}
+    return {scene.group: scene.split for scene in before.scenes} if split == recipe.data.split else {}
 
 
 def _before(recipe: Recipe) -> Manifest | None:
@@ -201,8 +217,16 @@ def _indexed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
     """The keys that mean something else; what an older version did not know was as if it were not given."""
-    then, now = _indexed(then), _indexed(now)
+    then, now = _indexed(_completed(then)), _indexed(now)
     return {key for key in then | now if then.get(key) != now.get(key)}
+
+
+def _completed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A data section of an older version with the defaults of the keys that it did not know."""
+    try:
+        return Data.model_validate(data).model_dump(mode="json")
+    except ValidationError:
+        return data
 
 
 def _publish(recipe: Recipe, manifest: Manifest, before: Manifest | None) -> None:
@@ -229,6 +253,8 @@ def _tell(recipe: Recipe, manifest: Manifest) -> None:
         logger.info("labelled pixels: %s", shares)
         for name in (name for name, pixels, _ in manifest.shares() if not pixels):
             logger.warning("no label holds a pixel of class %s: check the values in data.classes", name)
+    for warning in dividing.far_off([scene.split for scene in manifest.scenes], recipe.data):
+        logger.warning("%s", warning)
     for name in {"train", recipe.evaluate.split}:
         if not summary["splits"][name]["scenes"]:
             logger.warning("the split %r is empty", name)

@@ -19,17 +19,23 @@ from pipeline.data.splits.footprints import Overlap, Place
 from pipeline.data.splits.ground import ScenePart
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
-from pipeline.recipe.sampling import BlocksSplit, FoldsSplit, TableSplit
+from pipeline.recipe.sampling import BlocksSplit, FoldsSplit, HashSplit, TableSplit
 
 __all__ = ["SPLITS", "Overlap", "ScenePart", "assign", "divide", "overlaps"]
 
 logger = logging.getLogger(__name__)
 
 SPLITS: Final = ("train", "val", "test")
+_FAR: Final = 0.05
 
 
-def assign(ids: Sequence[str], data: Data) -> dict[str, tuple[str, str]]:
+def assign(ids: Sequence[str], data: Data, kept: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
     """Split and group of every scene.
+
+    Args:
+        ids: of the scenes.
+        data: says how they are divided.
+        kept: of a split by hash, the splits that groups had in the manifest before.
 
     Raises:
         ManifestError: the table is missing, incomplete or has unknown splits; a scene has no group; there are fewer
@@ -42,7 +48,10 @@ def assign(ids: Sequence[str], data: Data) -> dict[str, tuple[str, str]]:
         raise TypeError("blocks divide scenes by their grids; use divide()")
     groups = {i: i for i in ids} if section.group is None else _groups(ids, section.group)
     names = sorted(set(groups.values()))
-    split_of = shares.by_fold(names, section) if isinstance(section, FoldsSplit) else shares.by_share(names, section)
+    if isinstance(section, FoldsSplit):
+        split_of = shares.by_fold(names, section)
+    else:
+        split_of = shares.met(names, section, kept or {})
     return {i: (split_of[group], group) for i, group in groups.items()}
 
 
@@ -60,6 +69,27 @@ def divide(grids: Mapping[str, Grid], data: Data) -> list[ScenePart]:
         return ground.cut(grids, data.split)
     assigned = assign(list(grids), data)
     return [ScenePart.whole(i, grids[i], *assigned[i]) for i in sorted(grids)]
+
+
+def far_off(split_of: Sequence[str], data: Data) -> list[str]:
+    """What to say where splits hold far more or fewer scenes than their shares.
+
+    Args:
+        split_of: of every scene.
+        data: says what shares are asked for.
+    """
+    section, total = data.split, len(split_of)
+    if not isinstance(section, HashSplit):
+        return []
+    said = []
+    for name in ("val", "test"):
+        asked, found = getattr(section, name), split_of.count(name)
+        if abs(found - asked * total) > max(1.0, _FAR * total):
+            said.append(
+                f"{name} has {found} of {total} scenes ({found / total:.0%}), data.split.{name} asks for {asked:.0%}: "
+                "groups are few, of unequal size, or keep the split that they had; another data.split.seed divides anew"
+            )
+    return said
 
 
 def overlaps(scenes: Sequence[Scene]) -> list[Overlap]:

@@ -1,4 +1,5 @@
 import logging
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -6,10 +7,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.data.grids import Grid
+from pipeline.data.indexing.build import index
 from pipeline.data.splits.dividing import ScenePart, assign, divide
 from pipeline.errors import ManifestError
+from pipeline.recipe import replace
 from pipeline.recipe.sampling import BlocksSplit, FoldsSplit
-from tests.factory import UTM, recipe_for
+from tests.factory import UTM, make_scene, recipe_for
 
 
 def by_hash(folder, **split):
@@ -100,11 +103,73 @@ def test_no_split_that_is_asked_for_is_empty(tmp_path_factory, ids):
     assert {s for s, _ in assigned.values()} == {"train", "val", "test"}
 
 
-def test_scenes_keep_their_split_when_others_are_added(tmp_path):
+@pytest.mark.parametrize("before", [12, 100])
+def test_scenes_keep_their_split_when_others_are_added(tmp_path, before):
     data = by_hash(tmp_path, val=0.1, test=0.2)
-    old = assign([f"s{i}" for i in range(100)], data)
-    new = assign([f"s{i}" for i in range(300)], data)
+    old = splits_of(assign([f"s{i}" for i in range(before)], data))
+    new = splits_of(assign([f"s{i}" for i in range(3 * before)], data, kept=old))
     assert {i: new[i] for i in old} == old
+    assert Counter(new.values()) == pytest.approx(
+        {"train": 2.1 * before, "val": 0.3 * before, "test": 0.6 * before}, abs=1 + 0.06 * before
+    )
+
+
+def test_of_few_scenes_the_shares_are_met_as_well_as_whole_scenes_can(tmp_path):
+    assigned = splits_of(assign([f"s{i}" for i in range(12)], by_hash(tmp_path, val=0.1, test=0.2)))
+    assert Counter(assigned.values()) in ({"train": 9, "val": 1, "test": 2}, {"train": 8, "val": 1, "test": 3})
+
+
+@given(
+    st.lists(st.text("abc123", min_size=1, max_size=5), min_size=3, max_size=150, unique=True),
+    st.integers(0, 4),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_shares_are_met_to_a_scene_or_to_two_hundredths(tmp_path_factory, ids, val, test, seed):
+    data = by_hash(tmp_path_factory.getbasetemp(), val=val / 10, test=test / 10, seed=seed)
+    counts = Counter(splits_of(assign(ids, data)).values())
+    asked = {"val": val / 10, "test": test / 10, "train": 1 - val / 10 - test / 10}
+    for split, share in asked.items():
+        assert counts[split] == pytest.approx(share * len(ids), abs=1 + 0.02 * len(ids)) or counts[split] == 1
+
+
+def test_of_many_scenes_each_goes_by_its_own_hash(tmp_path):
+    """A clone that knows no manifest of before divides them alike."""
+    data = by_hash(tmp_path, val=0.1, test=0.2)
+    old = splits_of(assign([f"s{i}" for i in range(5000)], data))
+    new = splits_of(assign([f"s{i}" for i in range(6000)], data))
+    assert {i: new[i] for i in old} == old
+
+
+def test_another_seed_divides_anew(tmp_path):
+    ids = [f"s{i}" for i in range(40)]
+    assert assign(ids, by_hash(tmp_path, test=0.3)) != assign(ids, by_hash(tmp_path, test=0.3, seed=1))
+
+
+def test_indexed_scenes_keep_their_split_whatever_else_changes(tmp_path, caplog):
+    for number in range(5):
+        make_scene(tmp_path, f"s{number}", height=8, width=8, seed=number)
+    recipe = recipe_for(tmp_path, **{"data.split": {"kind": "hash", "test": 0.4}})
+    old = {s.id: s.split for s in index(recipe).scenes}
+    assert Counter(old.values()) == {"train": 3, "test": 2}
+    for number in range(5, 15):
+        make_scene(tmp_path, f"s{number}", height=8, width=8, seed=number)
+    changed = replace(recipe, {"data.classes": [{"name": "no"}, {"name": "yes"}]})
+    new = {s.id: s.split for s in index(changed).scenes}
+    assert {i: new[i] for i in old} == old
+    assert Counter(new.values()) == {"train": 9, "test": 6}
+    with caplog.at_level(logging.WARNING):
+        index(replace(recipe, {"data.split.seed": 3}))
+    assert "data.split.test asks" not in caplog.text
+
+
+def test_shares_that_are_far_off_are_said(tmp_path, caplog):
+    """One group of ten scenes and two of one scene: no division is near the shares."""
+    for name in ("a1", "b1", *(f"c{i}" for i in range(10))):
+        make_scene(tmp_path, name, height=8, width=8)
+    with caplog.at_level(logging.WARNING):
+        index(recipe_for(tmp_path, **{"data.split": {"kind": "hash", "test": 0.3, "group": "^."}}))
+    assert "data.split.test asks for 30%" in caplog.text
 
 
 @pytest.mark.parametrize("pattern", ["^[a-z]+", "^([a-z]+)_", "(?P<region>[a-z]+)"])
