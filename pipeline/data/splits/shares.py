@@ -16,7 +16,6 @@ from typing import Final
 from pipeline.errors import ManifestError
 from pipeline.recipe.sampling import FoldsSplit, HashSplit, Shares
 
-
 _SLACK: Final = 0.02
 """Shares may differ by so much before a group is moved: of many groups next to none is, and a hash alone decides."""
 
