@@ -122,7 +122,7 @@ class Plan:
             RecipeError: an augmentation does not exist or cannot be applied to such chips; all are named.
         """
         noise = augment.example(statistics.min, statistics.max, data.sampling.size, manifest.dtype)
-        augment.check(data.augment, example=noise)
+        augment.check(data.augment, example=noise, planes=augment.planes_of(data))
         scenes = manifest.split(split)
         hard = data.sampling if isinstance(data.sampling, Hard) else None
         return cls(

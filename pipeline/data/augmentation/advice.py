@@ -29,5 +29,6 @@ REFUSED: Final[dict[str, str]] = {
     "FromFloat": "the network takes the files' own dtype: leave it out",
     "ToTensorV2": "batches are made of arrays: leave it out",
     "ToTensor3D": "batches are made of arrays: leave it out",
+    "Lambda": "a recipe holds no code: name the transforms themselves",
 }
 """Transforms that are never right here, and why."""

@@ -13,14 +13,14 @@ from pipeline.data.augmentation.advice import ADVICE
 from pipeline.errors import RecipeError
 
 
-def attempt(transform: Any, example: NDArray[Any]) -> None:
-    """Apply a transform to an image [C, H, W], whatever its p.
+def attempt(transform: Any, example: NDArray[Any], planes: int | None = None) -> None:
+    """Apply a transform to an image [C, H, W], whatever its p, with a mask [H, W], or [planes, H, W].
 
     Raises:
         RecipeError: it does not work on such an image, or loses what is in it.
     """
     image = np.ascontiguousarray(example.transpose(1, 2, 0))
-    mask = np.zeros(image.shape[:2], np.uint16)
+    mask = np.zeros(image.shape[:2] if planes is None else (planes, *image.shape[:2]), np.uint16)
     transform.set_random_state(np.random.default_rng(0), random.Random(0))
     _refuse_saturation(transform, image)
     result, _ = transforms.apply(transform, image, mask, force=True)

@@ -22,7 +22,7 @@ from pipeline.data.classes import IGNORE
 from pipeline.data.sampling.order import words
 from pipeline.data.statistics.moments import representable
 from pipeline.errors import RecipeError
-from pipeline.recipe import Augment
+from pipeline.recipe import Augment, Data
 
 _INVALID: Final = 512 + IGNORE
 """The mask, while it is augmented, of pixels that are invalid, or that interpolation mixed with invalid ones."""
@@ -133,12 +133,13 @@ def margin(augments: Sequence[Augment], size: int) -> int:
     return wanted[0] if wanted else 0
 
 
-def check(augments: Sequence[Augment], *, example: NDArray[Any] | None = None) -> None:
+def check(augments: Sequence[Augment], *, example: NDArray[Any] | None = None, planes: int | None = None) -> None:
     """Find out before training whether the transforms can do what is asked of them.
 
     Args:
         augments: the recipe's `data.augment`.
         example: an image [C, H, W] with the shape, dtype and range of the chips; each transform is tried on it.
+        planes: of the masks of a multilabel task, one for each class; None of one mask of class ids.
 
     Raises:
         RecipeError: a class name that albumentations does not have; arguments that the class does not have or refuses;
@@ -152,11 +153,16 @@ def check(augments: Sequence[Augment], *, example: NDArray[Any] | None = None) -
             transform = transforms.build(augment.transform, augment.arguments, 0.0, span)
             if example is not None:
                 for leaf in transforms.leaves(transform):
-                    attempts.attempt(leaf, example)
+                    attempts.attempt(leaf, example, planes)
         except RecipeError as error:
             problems.append(f"data.augment[{position}]: {error.message}" + (f"; {error.hint}" if error.hint else ""))
     if problems:
         raise RecipeError("\n".join(problems), "see the documentation of albumentations 2.0 for names and arguments")
+
+
+def planes_of(data: Data) -> int | None:
+    """For `check`: how many planes masks have, None for one mask of class ids."""
+    return len(data.classes) if data.task == "multilabel" else None
 
 
 def example(

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from pipeline.data.augmentation.transforms import composed, leaves
+
 _SPARE: Final = 2
 """Pixels beside what geometry needs: interpolation looks at neighbours."""
 _ELASTIC: Final = 1.9
@@ -24,7 +26,7 @@ def margins(transforms: Sequence[Any], size: int) -> tuple[int, ...]:
     At most `size`: what a transform needs beyond is filled, and ignored. 0 for all if a transform crops or resizes by
     itself: it would see another share of the scene than it was told.
     """
-    if any(_sizes(leaf) for transform in transforms for leaf in _leaves(transform)):
+    if any(_sizes(leaf) for transform in transforms for leaf in leaves(transform)):
         return (0,) * len(transforms)
     half = size / 2
     found = []
@@ -36,7 +38,7 @@ def margins(transforms: Sequence[Any], size: int) -> tuple[int, ...]:
 
 def _before(transform: Any, half: float) -> float:
     """Half of the side of the square that a transform must see to fill one of `half` all around its centre."""
-    if hasattr(transform, "transforms"):
+    if composed(transform):
         if type(transform).__name__ in ("OneOf", "OneOrOther"):
             return max(_before(child, half) for child in transform.transforms)
         for child in reversed(transform.transforms):
@@ -84,9 +86,3 @@ def _turned(limits: Sequence[float]) -> float:
 def _sizes(leaf: Any) -> bool:
     name = type(leaf).__name__
     return "Crop" in name or name in _RESIZES or getattr(leaf, "crop_border", False)
-
-
-def _leaves(transform: Any) -> list[Any]:
-    if hasattr(transform, "transforms"):
-        return [leaf for child in transform.transforms for leaf in _leaves(child)]
-    return [transform]

@@ -82,6 +82,7 @@ class MultiplicativeNoise(albumentations.MultiplicativeNoise):  # type: ignore[m
 
 ANY_LAYOUT: Final = (RandomBrightnessContrast, RandomGamma)
 """Those of ours that take planes as well as pixels."""
+_BASES: Final = ("BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D", "BaseCompose")
 _OURS: Final = (*ANY_LAYOUT, MultiplicativeNoise)
 # Transforms that only exchange and turn pixels, and which element of the square's symmetry group they draw.
 ELEMENTS: Final[dict[str, Any]] = {
@@ -107,13 +108,13 @@ def build(name: str, arguments: Mapping[str, Any], background: float, span: fast
     Raises:
         RecipeError: it does not exist, refuses its arguments, or cannot work on image and mask.
     """
-    kinds = _kinds()
+    known = kinds()
     if name in REFUSED:
         raise RecipeError(f"{name} has no place here", REFUSED[name])
-    if name not in kinds:
-        nearest = get_close_matches(name, kinds, n=1)
+    if name not in known:
+        nearest = get_close_matches(name, known, n=1)
         raise RecipeError(f"albumentations has no transform {name!r}", f"did you mean {nearest[0]}?" if nearest else "")
-    kind = kinds[name]
+    kind = known[name]
     if issubclass(kind, albumentations.BaseCompose):
         arguments = {**arguments, "transforms": _children(name, arguments.get("transforms"), background, span)}
         return _construct(kind, arguments, set(inspect.signature(kind).parameters))
@@ -255,7 +256,11 @@ def leaves(transform: Any) -> Iterator[Any]:
         yield transform
 
 
-def _kinds() -> dict[str, Any]:
-    bases = (albumentations.BasicTransform, albumentations.BaseCompose)
-    kinds = {n: k for n, k in vars(albumentations).items() if inspect.isclass(k) and issubclass(k, bases)}
-    return kinds | {kind.__name__: kind for kind in _OURS}
+def kinds() -> dict[str, Any]:
+    """Every transform by the name of its class: albumentations', without the bases of others, and ours."""
+    found = {
+        name: kind
+        for name, kind in vars(albumentations).items()
+        if inspect.isclass(kind) and issubclass(kind, (albumentations.BasicTransform, albumentations.BaseCompose))
+    }
+    return {name: kind for name, kind in found.items() if name not in _BASES} | {kind.__name__: kind for kind in _OURS}

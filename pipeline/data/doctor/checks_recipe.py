@@ -49,4 +49,4 @@ def _augment(seen: Evidence, values: NDArray[Any]) -> None:
 
     data = seen.recipe.data
     noise = augment.example(values.min(axis=1), values.max(axis=1), data.sampling.size, values.dtype)
-    augment.check(data.augment, example=noise)
+    augment.check(data.augment, example=noise, planes=augment.planes_of(data))
