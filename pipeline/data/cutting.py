@@ -100,13 +100,14 @@ def pixels(
     data = _DEFAULT if data is None else data
     row, col = scene.origin
     there = window._replace(row=window.row + row, col=window.col + col)
-    read_at = partial(rasters.read, scene.image, there, nodata=nodata, reading=data.reading)
+    reading = of_scene(scene, data.reading)
+    read_at = partial(rasters.read, scene.image, there, nodata=nodata, reading=reading)
     if scene.footprint is None:
         image, valid = read_at(shape=shape)
     elif shape is None or shape == (window.height, window.width):
         image, valid = read_at()
         valid = valid & areas.inside(scene, scene.footprint, window, data)
-    elif scaling.of_finest(levels(scene.image, data.reading), window, shape):
+    elif scaling.of_finest(levels(scene.image, reading), window, shape):
         image, valid = read_at()
         image, valid = scaling.resized(image, valid & areas.inside(scene, scene.footprint, window, data), shape)
     else:
@@ -114,6 +115,17 @@ def pixels(
         valid = valid & _well_inside(scene, scene.footprint, window, data, shape)
     _end_at_edges(scene, window, valid)
     return image, valid
+
+
+def of_scene(scene: Scene, reading: Reading) -> Reading:
+    """How the image of a scene is read: the bands that `index` found to be those of the manifest."""
+    return with_bands(reading, scene.bands) if scene.bands else reading
+
+
+@lru_cache(256)
+def with_bands(reading: Reading, bands: tuple[int, ...]) -> Reading:
+    """The same for bands given by number from 1."""
+    return reading.model_copy(update={"bands": bands})
 
 
 @lru_cache(4096)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import CRSError
 from rasterio.warp import transform as project_points
 
 from pipeline.data import gdal
@@ -19,6 +20,7 @@ Transform = tuple[float, float, float, float, float, float]
 
 _IDENTITY: Final = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _TOLERANCE_PIXELS: Final = 1e-3
+_DEGREE_M: Final = 111_320.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,33 @@ def _project(x: NDArray[np.float64], y: NDArray[np.float64], ours: Any, theirs: 
         return np.concatenate(list(halves), axis=1)
 
 
+def pixel_size(grid: Grid) -> tuple[float, str] | None:
+    """Side of a pixel and its unit: m, or "" where there is no CRS; of pixels that are no squares the side of one.
+
+    Degrees are turned to metres at the centre of the grid. None without a transform.
+    """
+    if not grid.georeferenced or not grid.usable:
+        return None
+    a, b, _, d, e, _ = grid.transform
+    side = math.sqrt(abs(a * e - b * d))
+    if grid.crs is None:
+        return side, ""
+    if grid.geographic:
+        _, latitude = grid.position(grid.height / 2, grid.width / 2)
+        return side * _DEGREE_M * math.sqrt(max(math.cos(math.radians(latitude)), 0.0)), "m"
+    factor = _metres(grid.crs)
+    return None if factor is None else (side * factor, "m")
+
+
+@lru_cache(maxsize=1024)
+def _metres(crs: str) -> float | None:
+    """Metres per unit of a CRS; None where that is unknown."""
+    try:
+        return float(rasterio.CRS.from_user_input(crs).linear_units_factor[1])
+    except CRSError:
+        return None
+
+
 @lru_cache(maxsize=1024)
 def _is_geographic(crs: str) -> bool:
     return bool(rasterio.CRS.from_user_input(crs).is_geographic)
@@ -169,6 +198,8 @@ class RasterInfo:
         tile: height and width of an internal storage block.
         levels: height and width of every level, finest first.
         format: what kind of file it is, and how it is compressed, for people.
+        nodata: declared value of each band, None where there is none; () where the format knows no such thing.
+        alpha: positions from 0, among all bands of the file, of those that count as alpha.
     """
 
     grid: Grid
@@ -178,6 +209,8 @@ class RasterInfo:
     tile: tuple[int, int] = (0, 0)
     levels: tuple[tuple[int, int], ...] = ()
     format: str = ""
+    nodata: tuple[float | None, ...] = ()
+    alpha: tuple[int, ...] = ()
 
     @property
     def georeferenced(self) -> bool:

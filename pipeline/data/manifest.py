@@ -7,21 +7,21 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import store
-from pipeline.data import scenes
+from pipeline.data import grids, scenes
 from pipeline.data.classes import Classes
 from pipeline.data.outlines import is_outline
 from pipeline.data.scenes import BETWEEN, Scene
 from pipeline.data.splits.dividing import SPLITS
 from pipeline.errors import ManifestError
 
-MANIFEST_VERSION: Final = 3
+MANIFEST_VERSION: Final = 4
 _METADATA_KEY: Final = b"segpipe"
 _PATHS: Final = ("image", "label", "aoi", "footprint")
 _SCHEMA: Final = pa.schema(
@@ -42,6 +42,7 @@ _SCHEMA: Final = pa.schema(
         "aoi": pa.string(),
         "footprint": pa.string(),
         "seen": pa.string(),
+        "bands": pa.list_(pa.int64()),
     }
 )
 
@@ -56,6 +57,7 @@ class Manifest:
         data: the data section it was made with.
         digest: 64 hex digits, the version of the data. Neither the folder nor the files' dates are in it.
         quarantined: id and reason of the scenes that were found and left out.
+        file_bands: what the files call the bands; () in manifests of older versions.
     """
 
     scenes: tuple[Scene, ...]
@@ -65,6 +67,7 @@ class Manifest:
     data: dict[str, Any]
     digest: str
     quarantined: tuple[tuple[str, str], ...] = ()
+    file_bands: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -84,6 +87,7 @@ class Manifest:
             [s.id, _relative(s.image, root), s.label and _relative(s.label, root), s.stamp, s.split, s.group]
             + ([s.slices, s.origin, s.height, s.width, s.aoi and _relative(s.aoi, root)] if _is_special(s) else [])
             + ([_relative(s.footprint, root)] if s.footprint is not None else [])
+            + ([{"bands": s.bands}] if s.bands else [])
             for s in ordered
         ]
         tree = [content, names, dtype, classes.to_json(), data["nodata"]]
@@ -105,6 +109,15 @@ class Manifest:
             )
         return chosen
 
+    def pixel_size(self, split: str) -> tuple[float, float, str] | None:
+        """Smallest and largest side of a pixel among the scenes of a split, and their unit; None if they have none."""
+        found = [grids.pixel_size(s.grid) for s in self.scenes if s.split == split]
+        units = {size and size[1] for size in found}
+        if len(units) != 1 or None in units:
+            return None
+        sides = [size[0] for size in found if size is not None]
+        return min(sides), max(sides), str(units.pop())
+
     def write(self, uri: str) -> None:
         """Write as Parquet; paths under `data.root` are relative to it."""
         root = self.data["root"]
@@ -120,6 +133,7 @@ class Manifest:
             "classes": self.classes.to_json(),
             "data": self.data,
             "quarantined": self.quarantined,
+            "file_bands": self.file_bands,
         }
         schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
         sink = io.BytesIO()
@@ -151,7 +165,7 @@ class Manifest:
         )
         if manifest.digest != metadata["digest"]:
             raise ManifestError(f"{uri}: the content does not have the digest it names", "run `segpipe index` again")
-        return manifest
+        return replace(manifest, file_bands=tuple(metadata.get("file_bands", ())))
 
     def summary(self) -> dict[str, Any]:
         """What was found, as plain JSON."""
@@ -195,7 +209,7 @@ def _is_special(scene: Scene) -> bool:
 
 def _from_row(row: dict[str, Any], base: str) -> Scene:
     paths = {key: uri and _absolute(uri, base) for key in _PATHS for uri in [row.get(key)]}
-    numbers = {key: tuple(row[key]) for key in ("transform", "class_counts", "origin") if key in row}
+    numbers = {key: tuple(row[key]) for key in ("transform", "class_counts", "origin", "bands") if key in row}
     return Scene(**row | paths | numbers)
 
 

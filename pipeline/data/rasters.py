@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -24,8 +24,9 @@ from pipeline.data.raster_writer import Writer, write_cog
 from pipeline.data.readers import scaling
 from pipeline.data.readers.bands import BandsReader
 from pipeline.data.readers.choose import open_reader
+from pipeline.data.readers.chosen import choose
 from pipeline.data.readers.protocol import DAMAGED, Pixels, Reader
-from pipeline.data.readers.values import DTYPES, as_image, image_dtype, not_nodata
+from pipeline.data.readers.values import DTYPES, Rule, as_image, image_dtype, not_nodata
 from pipeline.data.windows import Window
 from pipeline.errors import LabelError, SceneError
 from pipeline.recipe.data import Reading
@@ -90,15 +91,16 @@ def read(
     Args:
         uri: local path or s3:// URI; of bands in files of their own, several with line feeds between.
         window: may reach outside the raster.
-        nodata: pixels of this value are invalid, in addition to what the file says.
+        nodata: a nodata value in addition to what the file says.
         reading: what the file alone does not say.
         shape: height and width of the result; by default the window's. From the coarsest overview that is fine enough,
             areas are averaged, enlarging is bilinear.
 
     Returns:
         Pixels [C, h, w] of the type that `describe` says, without an alpha band, and validity [h, w]: every band of the
-        pixel is finite and not nodata, and neither mask nor alpha hide it; at another scale, this holds for all pixels
-        that it was made of. Outside the raster pixels are 0 and invalid.
+        pixel is finite, not all of them are nodata (or none is: `reading.nodata_rule`), and neither mask nor alpha hide
+        it; at another scale, this holds for all pixels that it was made of. Outside the raster pixels are 0 and
+        invalid.
 
     Raises:
         SceneError: the file is missing or cannot be read.
@@ -106,8 +108,8 @@ def read(
     with _translated(uri):
         reader = _reader(uri, False, reading)
         if shape is None or shape == (window.height, window.width):
-            return _image(uri, scaling.padded(reader, window), nodata)
-        return _scaled(uri, reader, window, shape, nodata)
+            return _image(uri, scaling.padded(reader, window), nodata, reading.nodata_rule)
+        return _scaled(uri, reader, window, shape, nodata, reading.nodata_rule)
 
 
 def read_label(
@@ -157,7 +159,8 @@ def probe(uri: str, *, reading: Reading = _DEFAULT) -> str:
     Raises:
         SceneError: a block cannot be read.
     """
-    with _opened(uri, False, reading) as reader:
+    # By one rule, so that the rule of a recipe makes no other content of a file.
+    with _opened(uri, False, reading.model_copy(update={"nodata_rule": "any"})) as reader:
         info, grid = reader.info, reader.grid
         header = (grid.height, grid.width, grid.crs, grid.transform, info.bands, info.dtype, info.slices)
         sizes = [store.size_of(part) for part in uri.split(_BETWEEN)]
@@ -182,24 +185,26 @@ def _probes(info: RasterInfo) -> list[Window]:
     return found
 
 
-def _image(uri: str, pixels_valid: Pixels, nodata: float | None) -> Pixels:
+def _image(uri: str, pixels_valid: Pixels, nodata: float | None, rule: Rule) -> Pixels:
     """Nodata of the recipe applied, in one of the types of images."""
     pixels, valid = pixels_valid
-    allowed = not_nodata(pixels, nodata)
+    allowed = not_nodata(pixels, [nodata] * len(pixels), rule)
     if allowed is not None:
         valid &= allowed
     return as_image(uri, pixels, valid), valid
 
 
-def _scaled(uri: str, reader: Reader, window: Window, shape: tuple[int, int], nodata: float | None) -> Pixels:
+def _scaled(
+    uri: str, reader: Reader, window: Window, shape: tuple[int, int], nodata: float | None, rule: Rule
+) -> Pixels:
     sizes = reader.info.levels or ((reader.height, reader.width),)
     if scaling.of_finest(sizes, window, shape):
-        return scaling.resized(*_image(uri, scaling.padded(reader, window), nodata), shape)
+        return scaling.resized(*_image(uri, scaling.padded(reader, window), nodata, rule), shape)
     level = scaling.best_level(sizes, window, shape)
     size = sizes[level]
     rows, cols = scaling.axes(window, shape, (reader.height / size[0], reader.width / size[1]))
     return scaling.sampled(
-        lambda part: _image(uri, reader.read(part, None, level), nodata), size, rows, cols, window.slice
+        lambda part: _image(uri, reader.read(part, None, level), nodata, rule), size, rows, cols, window.slice
     )
 
 
@@ -270,8 +275,8 @@ def _opened(uri: str, label: bool, reading: Reading) -> Iterator[Reader]:
         try:
             for part in uri.split(_BETWEEN):
                 with _named(part):
-                    parts.append(open_reader(part, label=label, reading=reading))
-            yield parts[0] if len(parts) == 1 else _together(uri, parts, label)
+                    parts.append(open_reader(part, label=label, reading=_of_file(reading)))
+            yield choose(uri, parts[0] if len(parts) == 1 else _together(uri, parts, label, reading), reading.bands)
         finally:
             for reader in parts:
                 reader.close()
@@ -279,16 +284,28 @@ def _opened(uri: str, label: bool, reading: Reading) -> Iterator[Reader]:
 
 def _open(uri: str, *, label: bool, reading: Reading) -> Reader:
     with _named(uri):
-        return open_reader(uri, label=label, reading=reading)
+        reader = open_reader(uri, label=label, reading=_of_file(reading))
+        try:
+            return choose(uri, reader, reading.bands)
+        except BaseException:
+            reader.close()
+            raise
 
 
-def _together(uri: str, parts: list[Reader], label: bool) -> Reader:
-    return BandsReader(tuple(uri.split(_BETWEEN)), tuple(parts), label)
+@lru_cache(maxsize=64)
+def _of_file(reading: Reading) -> Reading:
+    """How files are opened: bands are chosen among those of all files of an image."""
+    return reading if reading.bands is None else reading.model_copy(update={"bands": None})
+
+
+def _together(uri: str, parts: list[Reader], label: bool, reading: Reading) -> Reader:
+    return BandsReader(tuple(uri.split(_BETWEEN)), tuple(parts), label, reading.nodata_rule)
 
 
 def _reader(uri: str, label: bool, reading: Reading) -> Reader:
     """This thread's reader of a file, or of several as one."""
     apart = _BETWEEN in uri
+    bands, reading = reading.bands, _of_file(reading) if apart else reading
     key = (label, apart, reading)
     handles = _handles.get(key)
     if handles is None:
@@ -296,7 +313,7 @@ def _reader(uri: str, label: bool, reading: Reading) -> Reader:
         handles = _handles.setdefault(key, Handles(partial(_open, label=label, reading=reading), *limits))
     if not apart:
         return handles.get(uri)
-    return _together(uri, [handles.get(part) for part in uri.split(_BETWEEN)], label)
+    return choose(uri, _together(uri, [handles.get(part) for part in uri.split(_BETWEEN)], label, reading), bands)
 
 
 _handles: dict[tuple[bool, bool, Reading], Handles[Reader]] = {}

@@ -61,6 +61,8 @@ class Scene:
         aoi: URI of a vector file, outside whose shapes nothing is annotated.
         footprint: URI of a vector or raster file, or an outline, outside which the image is not valid.
         seen: size and date (or ETag) of its files when they were looked at.
+        bands: numbers from 1 of the bands that are read, in the manifest's order, where these are not all in the order
+            of the file.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Scene:
     aoi: str | None = None
     footprint: str | None = None
     seen: str = ""
+    bands: tuple[int, ...] = ()
 
     @property
     def grid(self) -> Grid:

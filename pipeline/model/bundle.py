@@ -58,6 +58,8 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
     scores: Mapping[str, float],
     run_id: str | None = None,
     normalisation: Normalisation | None = None,
+    file_bands: Sequence[str] = (),
+    pixel_size: tuple[float, float, str] | None = None,
 ) -> Bundle:
     """Write a bundle to a directory or s3:// prefix; it replaces what is there, at once.
 
@@ -91,6 +93,8 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
             weights_sha256=_sha256(local / WEIGHTS),
             run_id=run_id,
             normalisation=normalisation or plain(statistics),
+            file_bands=tuple(file_bands),
+            pixel_size=pixel_size,
         )
         store.write_json(str(local / META), bundle.to_json())
         store.upload_dir(local, str(uri), last=META)
@@ -202,6 +206,10 @@ class Bundle:
     """MLflow run that made it."""
     normalisation: Normalisation
     """What the network does to raw pixels first."""
+    file_bands: tuple[str, ...] = ()
+    """What the files of the training call the bands; () in bundles of older versions."""
+    pixel_size: tuple[float, float, str] | None = None
+    """Smallest and largest side of a pixel in the training, and their unit; None where that is not known."""
 
     @property
     def num_bands(self) -> int:
@@ -218,14 +226,6 @@ class Bundle:
         """multiclass, or multilabel: a pixel can be of several classes or none."""
         task: Task = self.recipe.get("data", {}).get("task", "multiclass")
         return task
-
-    def takes(self, bands: Sequence[str]) -> bool:
-        """Whether rasters of these bands can be predicted: as many, and not the same ones in another order.
-
-        Other names are taken: many rasters name their bands badly or not at all.
-        """
-        theirs = tuple(bands)
-        return len(theirs) == self.num_bands and (theirs == self.bands or sorted(theirs) != sorted(self.bands))
 
     @property
     def digest(self) -> str:
@@ -285,6 +285,8 @@ class Bundle:
             "scores": store.nan_to_null(self.scores),
             "weights_sha256": self.weights_sha256,
             "run_id": self.run_id,
+            "file_bands": list(self.file_bands),
+            "pixel_size": self.pixel_size and list(self.pixel_size),
         }
 
     @classmethod
@@ -292,6 +294,7 @@ class Bundle:
         """The opposite of `to_json`, for a bundle at `uri`; older ones know only mean and standard deviation."""
         statistics = Statistics.from_json(tree["statistics"])
         normalisation = tree.get("normalisation")
+        size = tree.get("pixel_size")
         return cls(
             uri=uri,
             model=sections.parse(tree["model"]),
@@ -308,6 +311,8 @@ class Bundle:
             weights_sha256=str(tree["weights_sha256"]),
             run_id=tree["run_id"],
             normalisation=Normalisation.from_json(normalisation) if normalisation else plain(statistics),
+            file_bands=tuple(map(str, tree.get("file_bands", ()))),
+            pixel_size=(float(size[0]), float(size[1]), str(size[2])) if size else None,
         )
 
     def at(self, uri: str) -> Bundle:

@@ -23,12 +23,12 @@ from pipeline.data.windows import Window
 from pipeline.errors import OutputExists, SceneError
 from pipeline.log import Advance
 from pipeline.model import bundle as bundles
+from pipeline.model import inputs
 from pipeline.model.blend import stream
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.model.networks import Network
 from pipeline.recipe import Predict
-from pipeline.recipe.data import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -144,18 +144,6 @@ def _silent(*_: Any) -> None:
     """No progress is wanted."""
 
 
-def _check_bands(image: str, info: RasterInfo, bundle: Bundle) -> None:
-    ours, theirs = bundle.bands, info.bands
-    if not bundle.takes(theirs):
-        raise SceneError(
-            f"{image}: bands {', '.join(theirs)} ({len(theirs)}) where the bundle expects "
-            f"{', '.join(ours)} ({len(ours)})",
-            "predict images with the bands that the bundle was trained on, in the same order",
-        )
-    if info.dtype != bundle.dtype:
-        logger.warning("%s: pixels are %s, the bundle was trained on %s", image, info.dtype, bundle.dtype)
-
-
 def _combined(failures: dict[str, SceneError], total: int) -> SceneError:
     if total == 1:
         return next(iter(failures.values()))
@@ -181,11 +169,12 @@ class _Job:
             raise SceneError(f"{image}: the raster would replace the image itself", "choose another directory")
         note(image)
         data = self.bundle.recipe.get("data", {})
-        reading = Reading.model_validate(data.get("reading", {}))
         nodata = None if data.get("nodata") is None else float(data["nodata"])
-        info = rasters.describe(image, reading=reading)
-        _check_bands(image, info, self.bundle)
+        reading, info, warnings = inputs.fitted(image, self.bundle)
         read: Read = partial(rasters.read, image, nodata=nodata, reading=reading)
+        for warning in (*warnings, inputs.other_values(read, info, self.bundle)):
+            if warning:
+                logger.warning("%s: %s", image, warning)
         if self.bundle.normalisation.by_scene:
             read = scene_values.reader(read, info.grid.height, info.grid.width, info.slices)
         if info.slices == 1:

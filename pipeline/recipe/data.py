@@ -36,6 +36,22 @@ class Reading(Section):
     columns are bands."""
     max_pixels: Positive = 600_000_000_000
     """A header that claims more is taken for damaged."""
+    bands: Annotated[tuple[str | Positive, ...], Field(min_length=1)] | None = None
+    """Of an image's bands these, by name or by number from 1, in this order; others are not read. A name is compared
+    exactly first, then without regard to case. By default all bands. Of `data.bands_apart` list the wanted ones."""
+    alpha: Literal["mask", "band"] = "mask"
+    """What an image's alpha band is: `mask`: pixels where it is 0 are invalid, and it is no band; `band`: a band like
+    any other, such as near infrared that a library has tagged as alpha."""
+    nodata_rule: Literal["all", "any"] = "all"
+    """When nodata values make a pixel invalid: `all`: where every band holds one, as in GDAL's dataset mask; `any`:
+    where one band does. NaN and infinity in any band always do. Before this key existed, the rule was `any`."""
+
+    @field_validator("bands")
+    @classmethod
+    def _each_once(cls, bands: tuple[str | int, ...] | None) -> tuple[str | int, ...] | None:
+        if bands is not None and len(set(bands)) < len(bands):
+            raise ValueError(f"a band is listed twice in {list(bands)}")
+        return bands
 
 
 class Fail(Section):
@@ -91,9 +107,11 @@ class Data(Section):
     """image: labels on another grid than the image are brought to the image's, nearest neighbour. By default they are
     refused."""
     bands: list[str] | None = None
-    """Names of the bands, in file order; by default the files' own descriptions, or band_1, band_2, ..."""
+    """Names of the bands. Files that use these names themselves are read by name, whatever their order and however
+    many bands they have; of others this names the bands in file order (or in the order of `reading.bands`). By default
+    the files' own descriptions, or band_1, band_2, ..."""
     nodata: float | None = None
-    """Pixels of this value are invalid, in addition to what the file says (nodata, NaN, mask band, alpha)."""
+    """A nodata value in addition to what the file says (nodata, NaN, mask band, alpha); see `reading.nodata_rule`."""
     reading: Reading = Reading()
     """What files alone do not say."""
     on_error: Annotated[Fail | Quarantine, Field(discriminator="kind")] = Fail()
@@ -150,6 +168,10 @@ class Data(Section):
         ways = [name for name in ("images", "bands_apart", "scenes") if getattr(self, name) is not None]
         if len(ways) != 1:
             raise ValueError(f"one of images, bands_apart and scenes says where scenes are, not {ways or 'none'}")
+        if self.bands_apart is not None and self.reading.bands is not None:
+            raise ValueError(
+                "reading.bands chooses among the bands of a file; of bands_apart list the wanted ones only"
+            )
         for name, pattern in (self.bands_apart or {}).items():
             if "{id}" not in pattern:
                 raise ValueError(f"bands_apart.{name}: must contain {{id}}")

@@ -29,10 +29,11 @@ from pipeline.data.quarantine import LeftOut, Tally
 from pipeline.data.sampling import mixing
 from pipeline.data.scenes import Scene, some
 from pipeline.data.shards import choice
+from pipeline.data.statistics.scene_values import Read
 from pipeline.data.windows import Window
-from pipeline.errors import BundleError, ManifestError, OutputExists, SceneError
+from pipeline.errors import BundleError, ManifestError, OutputExists
 from pipeline.log import Advance
-from pipeline.model import blend
+from pipeline.model import blend, inputs
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
@@ -67,6 +68,18 @@ class _Job:
     @property
     def task(self) -> metrics.Task:
         return self.recipe.data.task
+
+    def in_order(self, read: Read) -> Read:
+        """A reader of the manifest's bands, as the bundle orders them."""
+        places = inputs.positions(self.bundle, self.manifest.bands, self.manifest.file_bands)
+        if places in (None, tuple(range(len(self.manifest.bands)))):
+            return read
+
+        def ordered(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            image, valid = read(window)
+            return image[list(places or ())], valid
+
+        return ordered
 
 
 def evaluate(
@@ -160,19 +173,17 @@ def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene], task: met
     """Refuse a bundle that cannot be judged on these scenes.
 
     Raises:
-        SceneError: another number of bands, or the same ones in another order.
+        SceneError: a band is missing, or unnamed bands are not as many.
         BundleError: other classes, or another task.
         ManifestError: scenes without a label.
     """
     ours, theirs = bundle.bands, manifest.bands
-    if not bundle.takes(theirs):
-        raise SceneError(
-            f"the scenes have {len(theirs)} bands ({', '.join(theirs)}), "
-            f"bundle {bundle.uri} was trained on {len(ours)} ({', '.join(ours)})",
-            "evaluate on scenes with the bands it was trained on, in the same order",
+    if inputs.positions(bundle, theirs, manifest.file_bands) is None and ours != theirs:
+        logger.warning(
+            "the scenes' bands are called %s, the bundle's %s: they are taken in this order",
+            ", ".join(theirs),
+            ", ".join(ours),
         )
-    if ours != theirs:
-        logger.warning("the scenes' bands are called %s, the bundle's %s", ", ".join(theirs), ", ".join(ours))
     if bundle.dtype != manifest.dtype:
         logger.warning("the scenes are %s, the bundle was trained on %s", manifest.dtype, bundle.dtype)
     if bundle.classes.names != manifest.classes.names:
@@ -214,7 +225,7 @@ def _confusions(job: _Job, scenes: Sequence[Scene], progress: Advance) -> list[N
 def _strips(job: _Job, scene: Scene, number: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
     """First row, label and prediction [h,W] or [K,h,W] of finished rows of a slice; IGNORE in both where there is no
     measurement."""
-    read = job.reading.image(scene)
+    read = job.in_order(job.reading.image(scene))
     strips = blend.stream(
         job.network,
         lambda window: read(window._replace(slice=number)),

@@ -234,6 +234,8 @@ def _bundle(parts: _Parts, network: networks.Network, outcome: loop.Outcome) -> 
         scores=outcome.scores,
         run_id=(payload["mlflow"] or {}).get("run_id"),
         normalisation=parts.normalisation,
+        file_bands=manifest.file_bands,
+        pixel_size=manifest.pixel_size("train"),
     )
 
 

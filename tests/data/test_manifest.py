@@ -305,9 +305,15 @@ def test_bands_that_the_recipe_does_not_know(folder):
 def test_bands_in_another_order_are_not_mixed(tmp_path):
     for i, names in enumerate((("r", "g", "b"), ("r", "g", "b"), ("b", "g", "r"))):
         make_scene(tmp_path, f"s{i}", names=names)
-    with pytest.raises(SceneError, match=r"scene s2 has 3 bands \(b, g, r\), but 2 have 3 \(r, g, b\)"):
+    found = index(recipe_for(tmp_path))
+    assert found.bands == ("r", "g", "b")
+    assert [scene.bands for scene in found.scenes] == [(), (), (3, 2, 1)]
+    make_scene(tmp_path, "s2", names=("b", "g", "x"))
+    with pytest.raises(SceneError, match=r"scene s2 has 3 bands \(b, g, x\), but 2 have 3 \(r, g, b\): r missing"):
         index(recipe_for(tmp_path))
-    assert index(recipe_for(tmp_path, **{"data.bands": ["x", "y", "z"]})).bands == ("x", "y", "z")
+    make_scene(tmp_path, "s2", names=("b", "g", "r"))
+    found = index(recipe_for(tmp_path, **{"data.bands": ["x", "y", "z"]}))
+    assert found.bands == ("x", "y", "z") and found.scenes[2].bands == (3, 2, 1)
 
 
 def test_everything_that_is_wrong_is_said_at_once(folder):

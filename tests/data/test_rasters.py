@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.data.rasters import Grid, Writer, describe, probe, read, read_label, read_label_bands, write_cog
 from pipeline.data.windows import Window, cover
 from pipeline.errors import LabelError, OutputExists, SceneError, StorageError
+from pipeline.recipe.data import Reading
 from tests.factory import TRANSFORM, UTM, make_pixels, make_scene, write_raster
 
 ALL = Window(0, 0, 64, 64)
@@ -65,12 +66,15 @@ def test_a_jpeg_has_three_bands(tmp_path):
     assert pixels.std() > 10 and valid.all()
 
 
-def test_one_invalid_band_makes_the_pixel_invalid(tmp_path):
+def test_one_band_without_a_value_makes_the_pixel_invalid_under_the_rule_any(tmp_path):
     pixels = make_pixels(3, 8, 8, "int16")
     pixels[1, 2, 3] = -9999
+    pixels[:, 4, 5] = -9999
     path = write_raster(tmp_path / "a.tif", pixels, nodata=-9999)
+    _, valid = read(str(path), Window(0, 0, 8, 8), reading=Reading(nodata_rule="any"))
+    assert not valid[2, 3] and not valid[4, 5] and valid.sum() == 62
     _, valid = read(str(path), Window(0, 0, 8, 8))
-    assert not valid[2, 3] and valid.sum() == 63
+    assert valid[2, 3] and not valid[4, 5] and valid.sum() == 63
 
 
 def test_a_nodata_value_of_the_recipe_is_added_to_the_declared_one(tmp_path):

@@ -33,7 +33,17 @@ from tests.data.labels.places import geojson, in_utm
 from tests.factory import TRANSFORM, UTM, make_pixels, recipe_for, write_raster
 
 SIZE = 64
-KINDS = ["nodata", "recipe nodata", "nan", "inf", "mask band", "external mask", "alpha", "several"]
+KINDS = [
+    "nodata",
+    "nodata in all bands",
+    "recipe nodata",
+    "nan",
+    "inf",
+    "mask band",
+    "external mask",
+    "alpha",
+    "several",
+]
 FOOTPRINTS = {"vector footprint": "valid/{id}.geojson", "raster footprint": "valid/{id}.tif", "stac footprint": "stac"}
 KINDS += list(FOOTPRINTS)
 FILL = (10.0, 20.0, 30.0)
@@ -95,6 +105,8 @@ def hidden(
         pixels[band][~valid] = 7
         pixels[:, valid] = np.where(pixels[:, valid] == 7, 8, pixels[:, valid])
         return pixels, {"nodata": 7} if kind == "nodata" else {}
+    if kind == "nodata in all bands":
+        return np.where(valid, pixels, 0), {"nodata": 0}
     if kind in ("nan", "inf"):
         pixels[band][~valid] = np.nan if kind == "nan" else rng.choice([-np.inf, np.inf])
         return pixels, {}
@@ -110,6 +122,8 @@ def hidden(
 
 def recipe_of(folder: Path, kind: str) -> Recipe:
     said: dict[str, Any] = {"data.nodata": 7} if kind == "recipe nodata" else {}
+    if kind in ("nodata", "recipe nodata", "several"):
+        said["data.reading.nodata_rule"] = "any"
     if kind in FOOTPRINTS:
         said["data.footprint"] = FOOTPRINTS[kind]
     if kind == "stac footprint":
@@ -263,7 +277,9 @@ def test_ignored_pixels_have_no_gradient_and_no_score(tmp_path: Path) -> None:
 
 
 def test_padding_is_invalid_whatever_the_size_of_a_chip(tmp_path: Path) -> None:
-    recipe = recipe_for(write_world(tmp_path, "nodata", 1), **{"data.sampling.size": 96})
+    recipe = recipe_for(
+        write_world(tmp_path, "nodata", 1), **{"data.sampling.size": 96, "data.reading.nodata_rule": "any"}
+    )
     manifest = build.index(recipe)
     found = measuring.compute(manifest, recipe.data)
     images, masks = Plan.of(manifest, found, recipe.data, 0).stack([0])

@@ -26,7 +26,7 @@ from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.doctor.records import Entry, Patch, Tally, Thumbnail
 from pipeline.data.doctor.threads import in_threads
 from pipeline.data.grids import Grid
-from pipeline.data.indexing import inspection
+from pipeline.data.indexing import matching
 from pipeline.data.labels import vectors
 from pipeline.data.scenes import Found, Scene
 from pipeline.data.splits import dividing
@@ -80,7 +80,7 @@ def _divided(opened: Mapping[str, Entry], data: Data, kept: Mapping[str, str]) -
 def disagreements(of: Sequence[Entry], data: Data) -> list[Problem]:
     """Scenes whose bands or dtype are not those of the others."""
     infos = {e.id: e.info for e in of if e.info is not None}
-    return [told(problem) for problem in inspection.disagreements(infos, data.bands)]
+    return [told(problem) for problem in matching.matched(infos, data).problems]
 
 
 def patch(entry: Entry, window: Window, classes: Classes, data: Data) -> Patch:

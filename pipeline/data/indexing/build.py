@@ -13,7 +13,7 @@ from pipeline import store
 from pipeline.data import freshness, labels, scenes
 from pipeline.data.classes import Classes
 from pipeline.data.grids import RasterInfo
-from pipeline.data.indexing import inspection
+from pipeline.data.indexing import inspection, matching
 from pipeline.data.indexing.inspection import Look
 from pipeline.data.manifest import Manifest
 from pipeline.data.scenes import Found, Scene, some
@@ -66,18 +66,33 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
             assigned = dividing.assign([f.id for f in found], data, kept_splits(recipe))
         except DataError as error:
             problems.insert(0, error)
-    problems += inspection.disagreements(infos, data.bands)
+    bands = matching.matched(infos, data)
+    if before is not None and known and bands.file_bands != (before.file_bands or before.bands):
+        # What the last manifest tells of their bands is not all that their files hold.
+        looks |= inspection.look_at_all([f for f in found if f.id in known], classes, data, progress)
+        infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
+        bands = matching.matched(infos, data)
+    problems += bands.problems
     if problems:
         raise inspection.all_of(problems)
+    for warning in bands.warnings:
+        logger.warning("%s", warning)
     files = {f.id: f for f in found}
     grids = {i: info.grid for i, info in infos.items()}
     parts = dividing.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]
     if not parts:
         raise ManifestError("the blocks leave nothing of any scene", "choose larger blocks or a smaller buffer")
-    rows = [_scene(part, files[part.scene], infos[part.scene], looks[part.scene], seen, recipe) for part in parts]
-    first = infos[found[0].id]
+    numbers = {i: look.bands for i, look in looks.items()} | bands.numbers
+    rows = [
+        replace(
+            _scene(part, files[part.scene], infos[part.scene], looks[part.scene], seen, recipe),
+            bands=numbers[part.scene],
+        )
+        for part in parts
+    ]
     settings = data.model_dump(mode="json")
-    manifest = Manifest.of(rows, data.bands or first.bands, first.dtype, classes, settings, quarantined)
+    manifest = Manifest.of(rows, bands.bands, infos[found[0].id].dtype, classes, settings, quarantined)
+    manifest = replace(manifest, file_bands=bands.file_bands)
     _publish(recipe, manifest, before)
     _tell(recipe, manifest)
     if before is not None:
@@ -161,7 +176,13 @@ def _remembered(before: Manifest | None, known: Mapping[str, Scene]) -> dict[str
     if before is None:
         return {}
     return {
-        i: Look(RasterInfo(s.grid, before.bands, before.dtype, s.slices), s.stamp, s.class_counts, ())
+        i: Look(
+            RasterInfo(s.grid, before.file_bands or before.bands, before.dtype, s.slices),
+            s.stamp,
+            s.class_counts,
+            (),
+            s.bands,
+        )
         for i, s in known.items()
     }
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +13,8 @@ from pipeline.data import labels, rasters
 from pipeline.data.classes import Classes
 from pipeline.data.grids import RasterInfo
 from pipeline.data.labels import LabelLook
-from pipeline.data.scenes import Found, some
-from pipeline.errors import DataError, ManifestError, SceneError
+from pipeline.data.scenes import Found
+from pipeline.errors import DataError, ManifestError
 from pipeline.log import Advance
 from pipeline.recipe import Data
 
@@ -75,29 +74,6 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
     return Look(info, "-".join(stamps), label.class_counts, tuple(problems))
 
 
-def disagreements(infos: Mapping[str, RasterInfo], names: Sequence[str] | None) -> list[DataError]:
-    """Scenes whose bands or dtype are not those of the recipe (`names`) or of most scenes."""
-    kinds: defaultdict[tuple[tuple[str, ...], str], list[str]] = defaultdict(list)
-    for i, info in infos.items():
-        kinds[(tuple(names) if names and len(names) == len(info.bands) else info.bands, info.dtype)].append(i)
-    if not kinds:
-        return []
-    usual = max(kinds, key=lambda kind: len(kinds[kind]))
-    problems: list[DataError] = []
-    for (bands, dtype), ids in sorted(kinds.items()):
-        who = f"scene {ids[0]} has" if len(ids) == 1 else f"{len(ids)} scenes ({some(ids)}) have"
-        what = f"{who} {len(bands)} bands ({', '.join(bands)})"
-        if names and len(bands) != len(names):
-            problems.append(SceneError(f"{what}, but data.bands names {len(names)}: {', '.join(names)}", _ALPHA))
-        elif bands != usual[0]:
-            most = f"{len(kinds[usual])} have {len(usual[0])} ({', '.join(usual[0])})"
-            hint = _ALPHA if len(bands) != len(usual[0]) else "if they mean the same, name them in data.bands"
-            problems.append(SceneError(f"{what}, but {most}", hint))
-        elif dtype != usual[1]:
-            problems.append(SceneError(f"{who} {dtype} pixels, but {len(kinds[usual])} have {usual[1]}", _CONVERT))
-    return problems
-
-
 def all_of(problems: Sequence[DataError]) -> DataError:
     """One error that lists all; of their class if they share it."""
     if len(problems) == 1:
@@ -111,15 +87,15 @@ def all_of(problems: Sequence[DataError]) -> DataError:
     return kind(f"{len(problems)} problems with the scenes\n  " + "\n  ".join(lines), "; ".join(list(hints)[:3]))
 
 
-_ALPHA: Final = "use images with the same bands; a band that is marked as alpha is a mask and does not count"
-_CONVERT: Final = "convert them, for instance with `gdal_translate -ot`"
-
-
 @dataclass(frozen=True)
 class Look:
-    """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems."""
+    """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems.
+
+    `bands` is as in `Scene`, of scenes of the last manifest.
+    """
 
     info: RasterInfo | None
     stamp: str
     class_counts: tuple[int, ...]
     problems: tuple[DataError, ...]
+    bands: tuple[int, ...] = ()

@@ -198,8 +198,8 @@ def _reader(uri: str, info: RasterInfo, data: Data) -> Read:
 
 @lru_cache(maxsize=16)
 def _plain(reading: Reading) -> Reading:
-    """A label is read like its image, but its values are no Hounsfield units."""
-    return reading.model_copy(update={"hounsfield": None})
+    """A label is read like its image, but its values are no Hounsfield units, and its bands are its own."""
+    return reading.model_copy(update={"hounsfield": None, "bands": None, "alpha": "mask", "nodata_rule": "any"})
 
 
 @lru_cache(maxsize=4096)

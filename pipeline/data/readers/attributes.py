@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.readers import protocol
-from pipeline.data.readers.protocol import Pixels
+from pipeline.data.readers.values import is_unusable
 
 # What NetCDF writes where nothing was written; none for bytes.
 _NEVER_WRITTEN: Final = {
@@ -79,21 +79,42 @@ class Meaning:
         """Whether measured values differ from stored ones."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
-    def __call__(self, stored: NDArray[Any]) -> Pixels:
-        """Measured values [C, h, w], float32 where they are scaled, and validity [h, w]."""
+    def __call__(self, stored: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Measured values [C, h, w], float32 where they are scaled.
+
+        Also where all bands are finite and within the valid range [h, w], and which values [C, h, w] mean that nothing
+        was measured.
+        """
         stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
         if self.unsigned and stored.dtype.kind == "i":
             stored = stored.view(f"u{stored.dtype.itemsize}")
         valid = protocol.finite(stored)
+        missing = np.zeros(stored.shape, np.bool_)
         for value in self.missing:
             # As the type holds it: a float32 is not the float64 that was written.
             with np.errstate(over="ignore", invalid="ignore"):
-                valid &= (stored != np.asarray(value).astype(stored.dtype)).all(axis=0)
+                here = stored == np.asarray(value).astype(stored.dtype)
+            if is_unusable(value):
+                valid &= ~here.any(axis=0)
+            else:
+                missing |= here
         if (self.low, self.high) != (-math.inf, math.inf):
-            valid &= ((stored >= self.low) & (stored <= self.high)).all(axis=0)
+            # A fill value lies outside the valid range, and is judged by the rule for those.
+            valid &= (missing | (stored >= self.low) & (stored <= self.high)).all(axis=0)
+        return self.measured(stored), valid, missing
+
+    def measured(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Measured values for stored ones."""
         if not self.scaled:
-            return stored, valid
-        return (stored * np.float64(self.slope) + self.intercept).astype(np.float32), valid
+            return stored
+        return (stored * np.float64(self.slope) + self.intercept).astype(np.float32)
+
+    def nodata(self, dtype: np.dtype[Any]) -> float | None:
+        """A value as delivered, for stored ones of a type, that means that nothing was measured; None without."""
+        if not self.missing:
+            return None
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(self.measured(np.asarray(self.missing[:1]).astype(dtype))[0])
 
 
 def meaning(variable: Variable) -> Meaning:

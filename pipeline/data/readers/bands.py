@@ -6,19 +6,21 @@ pixel.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data import gdal
 from pipeline.data.grids import Grid, RasterInfo
 from pipeline.data.readers import protocol, scaling
 from pipeline.data.readers.protocol import Pixels, Reader
 from pipeline.data.readers.scaling import Axis
-from pipeline.data.readers.values import image_dtype
+from pipeline.data.readers.values import Rule, image_dtype, is_measured, is_unusable, stored_as
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
 
@@ -28,6 +30,9 @@ _HINT: Final = (
     "bring the bands to one grid, for instance with `gdalwarp -r bilinear`, or leave out those that lie elsewhere"
 )
 _SAME: Final = ((0.0, 1.0), (0.0, 1.0))
+_MIXED: Final = 1e-4
+_Marked = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]
+"""Values [C, h, w], where they are allowed [h, w], and which of them are nodata [C, h, w]."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class BandsReader:
     uris: tuple[str, ...]
     parts: tuple[Reader, ...]
     label: bool
+    rule: Rule
 
     def __post_init__(self) -> None:
         for number, part in enumerate(self.parts[1:], 1):
@@ -97,21 +103,30 @@ class BandsReader:
         same = all(self._relation(n) == _SAME and info.levels == first.levels for n, info in enumerate(infos))
         levels = first.levels if same else first.levels[:1]
         kind = f"{len(infos)} files: {kinds}"
-        return replace(first, bands=tuple(names), dtype=self.dtype, levels=levels, format=kind)
+        nodata = tuple(value for info in infos for value in info.nodata or (None,) * len(info.bands))
+        begins = itertools.accumulate((len(info.bands) + len(info.alpha) for info in infos), initial=0)
+        alpha = tuple(begin + position for begin, info in zip(begins, infos, strict=False) for position in info.alpha)
+        return replace(
+            first, bands=tuple(names), dtype=self.dtype, levels=levels, format=kind, nodata=nodata, alpha=alpha
+        )
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
-        """Values [C, h, w] of the common type, valid where all are."""
+        """Values [C, h, w] of the common type, valid where all are, but for nodata values that `rule` lets pass."""
         wanted = list(range(self.num_bands)) if bands is None else list(bands)
         order: list[int] = []
         found: list[Pixels] = []
+        missing: list[NDArray[np.bool_]] = []
         begin = 0
         for number, part in enumerate(self.parts):
             own = [band - begin for band in dict.fromkeys(wanted) if begin <= band < begin + part.num_bands]
             if own:
-                found.append(self._read(number, window, own, level))
+                pixels, allowed, absent = self._read(number, window, own, level)
+                found.append((pixels.astype(self.dtype, copy=False), allowed))
+                missing.append(absent)
                 order += [band + begin for band in own]
             begin += part.num_bands
-        pixels, valid = scaling.merged([(values.astype(self.dtype, copy=False), ok) for values, ok in found])
+        pixels, valid = scaling.merged(found)
+        valid &= is_measured(np.concatenate(missing), self.rule)
         return (pixels if order == wanted else pixels[[order.index(band) for band in wanted]]), valid
 
     def _relation(self, number: int) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -119,24 +134,57 @@ class BandsReader:
             return _SAME
         return relation(self.parts[0].grid, self.parts[number].grid, self.uris[0], self.uris[number])
 
-    def _read(self, number: int, window: Window, bands: list[int], level: int) -> Pixels:
+    def _read(self, number: int, window: Window, bands: list[int], level: int) -> _Marked:
         try:
             return self._read_part(number, window, bands, level)
         except gdal.READ_ERRORS as error:
             reason = gdal.reason(error)
             raise SceneError(f"{self.uris[number]}: cannot be read ({reason})", protocol.DAMAGED) from error
 
-    def _read_part(self, number: int, window: Window, bands: list[int], level: int) -> Pixels:
+    def _read_part(self, number: int, window: Window, bands: list[int], level: int) -> _Marked:
+        """Values, where nothing but nodata hides them, and which are nodata: under the rule `all` other parts decide
+        about these."""
         part = self.parts[number]
         rows, cols = self._relation(number)
+        nodata: list[float | None] = [None] * len(bands)
+        if self.rule == "all" and part.info.nodata:
+            nodata = [part.info.nodata[band] for band in bands]
         if (rows, cols) == _SAME:
-            return part.read(window, bands, level)
+            return _marked(part.read(window, bands, level), nodata)
         down = Axis(rows[0] + window.row * rows[1], rows[1], window.height)
         across = Axis(cols[0] + window.col * cols[1], cols[1], window.width)
         size = part.height, part.width
-        if self.label:
-            return scaling.sampled_nearest(lambda area: part.read(area, bands), size, down, across, window.slice)
-        return scaling.sampled(lambda area: part.read(area, bands), size, down, across, window.slice)
+
+        def with_marks(area: Window) -> Pixels:
+            """Bands and, for each, the highest value of the type where it is nodata."""
+            pixels, allowed, missing = _marked(part.read(area, bands), nodata)
+            return np.concatenate([pixels, missing * _mark(pixels.dtype)]), allowed
+
+        sampled = scaling.sampled_nearest if self.label else scaling.sampled
+        both, allowed = sampled(with_marks, size, down, across, window.slice)
+        pixels, marks = both[: len(bands)], both[len(bands) :] / _mark(both.dtype)
+        missing = marks > 1 - _MIXED
+        # A mixture of measured values and nodata is neither.
+        allowed = allowed & ((marks < _MIXED) | missing).all(axis=0)
+        for band, absent, value in zip(pixels, missing, nodata, strict=True):
+            if value is not None:
+                band[absent] = value
+        return pixels, allowed, missing
+
+
+def _marked(read: Pixels, nodata: Sequence[float | None]) -> _Marked:
+    """What a part read, whose nodata pixels are not valid."""
+    pixels, valid = read
+    missing = np.zeros(pixels.shape, np.bool_)
+    for band, absent, value in zip(pixels, missing, nodata, strict=True):
+        stored = None if value is None else stored_as(float(value), band.dtype)
+        if stored is not None and not is_unusable(stored):
+            absent[:] = band == stored
+    return pixels, valid | missing.all(axis=0), missing
+
+
+def _mark(dtype: np.dtype[Any]) -> Any:
+    return dtype.type(1 if dtype.kind in "bf" else np.iinfo(dtype).max)
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from pipeline.data.grids import Grid, RasterInfo
 from pipeline.data.readers import protocol
 from pipeline.data.readers.placing import placed
 from pipeline.data.readers.protocol import DAMAGED, Pixels
-from pipeline.data.readers.values import stored_as
+from pipeline.data.readers.values import Rule, not_nodata, stored_as
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -53,7 +53,9 @@ def open_gdal(uri: str, path: str, *, label: bool, reading: Reading, drivers: Se
         SceneError: it would exhaust memory, or its header has no meaning.
     """
     # rasterio.open takes one driver only.
-    reader = GdalReader(uri, path, DatasetReader(path, driver=list(drivers)), label, tuple(drivers))
+    dataset = DatasetReader(path, driver=list(drivers))
+    alpha = label or reading.alpha == "mask"
+    reader = GdalReader(uri, path, dataset, label, tuple(drivers), alpha, reading.nodata_rule)
     try:
         _check(reader, reading)
     except BaseException:
@@ -95,6 +97,9 @@ class GdalReader:
     dataset: Any
     label: bool
     drivers: tuple[str, ...]
+    has_alpha: bool
+    """What is tagged as alpha is a mask and no band."""
+    rule: Rule
 
     def close(self) -> None:
         """Give the file back."""
@@ -136,6 +141,8 @@ class GdalReader:
     @cached_property
     def alpha(self) -> tuple[int, ...]:
         """Positions (from 1) of the bands that are."""
+        if not self.has_alpha:
+            return ()
         pairs = zip(self.dataset.indexes, self.dataset.colorinterp, strict=True)
         return tuple(i for i, meaning in pairs if meaning == ColorInterp.alpha)
 
@@ -194,7 +201,7 @@ class GdalReader:
         for number in range(len(self.dataset.overviews(self.bands[0]))):
             # GDAL_DISABLE_READDIR_ON_OPEN and the like hold for these, too.
             dataset = DatasetReader(self.path, driver=list(self.drivers), overview_level=number)
-            level = GdalReader(self.uri, self.path, dataset, self.label, self.drivers)
+            level = replace(self, dataset=dataset)
             ratio = (self.width / level.width) / (self.height / level.height)
             short = min(level.height, level.width) < 16  # where rounding alone changes the ratio
             alike = (level.masked, level.alpha) == (self.masked, self.alpha)
@@ -223,7 +230,7 @@ class GdalReader:
         """By transform or by control points."""
         return self._placed[0]
 
-    @property
+    @cached_property
     def info(self) -> RasterInfo:
         """What the header says."""
         dataset = self.dataset
@@ -243,6 +250,8 @@ class GdalReader:
             tile=tuple(dataset.block_shapes[0]),
             levels=tuple((level.height, level.width) for level in self.levels),
             format=" ".join(part for part in (dataset.driver, compression, layout) if part) + pages + note,
+            nodata=self.nodata if self.palette is None else (None,) * len(names),
+            alpha=tuple(i - 1 for i in self.alpha),
         )
 
     def _name(self, band: int) -> str:
@@ -268,10 +277,9 @@ class GdalReader:
         pixels = self.dataset.read(list(chosen), window=area)
         valid = protocol.finite(pixels)
         declared = self.nodata if bands is None else tuple(self.nodata[b] for b in bands)
-        for band, value in zip(pixels, declared, strict=True):
-            stored = None if value is None else stored_as(float(value), band.dtype)
-            if stored is not None:
-                valid &= band != stored
+        measured = not_nodata(pixels, declared, self.rule)
+        if measured is not None:
+            valid &= measured
         return pixels, self._unmasked(valid, area, chosen)
 
     def _unmasked(self, valid: NDArray[np.bool_], area: GdalWindow, chosen: Sequence[int]) -> NDArray[np.bool_]:

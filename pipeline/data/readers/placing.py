@@ -31,6 +31,8 @@ def placed(dataset: Any) -> tuple[Grid, str]:
         else:
             crs = None
             note = f", {len(points)} control points fit no affine transform: without coordinates"
+    if dataset.rpcs is not None and transform.is_identity:
+        note += ", placed by RPCs only: without coordinates"
     a, b, c, d, e, f = (float(v) for v in transform[:6])
     return Grid(dataset.height, dataset.width, crs, (a, b, c, d, e, f)), note
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from pipeline.errors import SceneError
 DTYPES: Final = ("uint8", "uint16", "int16", "float32")
 """Data types of images; labels may have any integer type."""
 
+Rule = Literal["all", "any"]
+"""Whether nodata values make a pixel invalid where all bands hold one, or where any band does."""
+
+_UNUSABLE: Final = 1e30
 _DTYPES: Final = frozenset(np.dtype(name) for name in DTYPES)  # their names are slow to ask for
 _WIDENED: Final = {
     "bool": "uint8",
@@ -74,10 +79,38 @@ def as_image(uri: str, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArra
     return converted
 
 
-def not_nodata(pixels: NDArray[Any], value: float | None) -> NDArray[np.bool_] | None:
-    """Validity [h, w] of values [C, h, w] under a nodata value; None if it hides nothing."""
-    stored = None if value is None else stored_as(float(value), pixels.dtype)
-    return None if stored is None else np.asarray((pixels != stored).all(axis=0))
+def not_nodata(pixels: NDArray[Any], values: Sequence[float | None], rule: Rule) -> NDArray[np.bool_] | None:
+    """Validity [h, w] of values [C, h, w] under the nodata value of each band; None if these hide nothing.
+
+    A nodata value that no network can take (`is_unusable`) hides a pixel from any band.
+    """
+    stored = [None if value is None else stored_as(float(value), pixels.dtype) for value in values]
+    in_all: NDArray[np.bool_] | None = None
+    found: NDArray[np.bool_] | None = None
+    together = rule == "all" and all(value is not None for value in stored)
+    for band, value in zip(pixels, stored, strict=True):
+        if value is None or (rule == "all" and not together and not is_unusable(value)):
+            continue
+        measured = band != value
+        if rule == "any" or is_unusable(value):
+            found = measured if found is None else found & measured
+        elif measured.all():
+            together = False
+        else:
+            in_all = measured if in_all is None else in_all | measured
+    if not together or in_all is None:
+        return found
+    return in_all if found is None else found & in_all
+
+
+def is_unusable(value: float) -> bool:
+    """Whether a nodata value is so large that a network cannot take it, whatever the rule for nodata: -3.4e38."""
+    return abs(float(value)) >= _UNUSABLE
+
+
+def is_measured(missing: NDArray[np.bool_], rule: Rule) -> NDArray[np.bool_]:
+    """Validity [h, w], given for every band [C, h, w] whether it holds a nodata value."""
+    return ~(missing.all(axis=0) if rule == "all" else missing.any(axis=0))
 
 
 def stored_as(value: float, dtype: np.dtype[Any]) -> Any:

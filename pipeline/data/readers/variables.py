@@ -18,6 +18,7 @@ from pipeline.data.readers import attributes, coordinates, protocol, scaling
 from pipeline.data.readers.arrays import IMAGE_KEYS, LABEL_KEYS, as_bands
 from pipeline.data.readers.attributes import Meaning, Variable
 from pipeline.data.readers.protocol import Pixels
+from pipeline.data.readers.values import Rule, is_measured
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -53,9 +54,17 @@ class VariableReader(protocol.Told):
     variable: Variable
     axes: Axes
     meaning: Meaning
+    rule: Rule
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Measured values, and where any were measured."""
+        pixels, valid, missing = self.measured(window, bands)
+        return pixels, valid & is_measured(missing, self.rule)
+
+    def measured(
+        self, window: Window, bands: Sequence[int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Measured values [C, h, w], where they are allowed [h, w], and which of them are fill values [C, h, w]."""
         with protocol.parsing(self.uri):
             if bands is None:
                 return self.meaning(self._stored(window, (slice(None),) * len(self.axes.bands)))
@@ -88,16 +97,18 @@ class SeveralReader(protocol.Told):
 
     info: RasterInfo
     parts: tuple[VariableReader, ...]
+    rule: Rule
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
-        """Measured values [C, h, w], and where all were measured."""
+        """Measured values [C, h, w], and where they were measured."""
         own = [(part, number) for part in self.parts for number in range(part.num_bands)]
         if bands is None:
-            found = [part.read(window) for part in self.parts]
+            found = [part.measured(window) for part in self.parts]
         else:
-            found = [part.read(window, [number]) for part, number in (own[band] for band in bands)]
-        pixels, valid = scaling.merged(found)
-        return pixels.astype(self.dtype, copy=False), valid
+            found = [part.measured(window, [number]) for part, number in (own[band] for band in bands)]
+        pixels, valid = scaling.merged([(values, allowed) for values, allowed, _ in found])
+        missing = np.concatenate([absent for _, _, absent in found])
+        return pixels.astype(self.dtype, copy=False), valid & is_measured(missing, self.rule)
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -132,8 +143,10 @@ def open_variables(
             )
     bands = tuple(name for part in parts for name in _unique(part))
     dtype = str(np.result_type(*(part.dtype for part in parts)))
+    nodata = tuple(value for part in parts for value in part.info.nodata)
     said = "; ".join([first.format, *(part.info.format.removeprefix(f"{kind} ") for part in parts[1:])])
-    return SeveralReader(replace(first, bands=bands, dtype=dtype, format=said), parts)
+    info = replace(first, bands=bands, dtype=dtype, format=said, nodata=nodata)
+    return SeveralReader(info, parts, reading.nodata_rule)
 
 
 def _unique(part: VariableReader) -> tuple[str, ...]:
@@ -166,8 +179,9 @@ def _open(uri: str, variable: Variable, found: Sequence[Variable], kind: str, re
         said += f", {np.dtype(stored)} × {meaning.slope:g} + {meaning.intercept:g}"
     names = _band_names(variable, axes, num_bands)
     dtype = "float32" if meaning.scaled else str(np.dtype(stored))
-    info = RasterInfo(grid, names, dtype, slices, tile, ((height, width),), said + note)
-    return VariableReader(uri, info, variable, axes, meaning)
+    nodata = (meaning.nodata(np.dtype(stored)),) * num_bands
+    info = RasterInfo(grid, names, dtype, slices, tile, ((height, width),), said + note, nodata)
+    return VariableReader(uri, info, variable, axes, meaning, reading.nodata_rule)
 
 
 def _meant(uri: str, found: Sequence[Variable], name: str | None, label: bool) -> Variable:

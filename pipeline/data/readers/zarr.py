@@ -13,6 +13,7 @@ from pipeline.data.grids import Grid, RasterInfo
 from pipeline.data.readers import protocol
 from pipeline.data.readers.arrays import as_bands
 from pipeline.data.readers.protocol import Pixels
+from pipeline.data.readers.values import Rule, not_nodata
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -40,6 +41,7 @@ class ZarrReader(protocol.Told):
     axes: str
     info: RasterInfo
     fill: float | None
+    rule: Rule
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Values as delivered; not a number and the declared `_FillValue` are invalid."""
@@ -55,9 +57,8 @@ class ZarrReader(protocol.Told):
         if bands is not None:
             pixels = pixels[list(bands)]
         valid = protocol.finite(pixels)
-        if self.fill is not None:
-            valid &= (pixels != self.fill).all(axis=0)
-        return pixels, valid
+        measured = not_nodata(pixels, [self.fill] * len(pixels), self.rule)
+        return pixels, valid if measured is None else valid & measured
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -175,6 +176,8 @@ def _reader(
     levels = [dict(zip(axes, a.shape, strict=True)) for a in arrays if a.ndim == first.ndim and a.dtype == first.dtype]
     sizes = tuple((level["y"], level["x"]) for level in levels if level.get("z", 1) == size.get("z", 1))
     names = _band_names(attributes, size.get("c", 1))
+    declared = attributes.get("_FillValue")
+    fill = float(declared) if isinstance(declared, (int, float)) else None
     down, across = scale or (1.0, 1.0)
     grid = Grid(size["y"], size["x"], None, (across, 0.0, 0.0, 0.0, down, 0.0))
     kind = "OME-Zarr" if len(arrays) > 1 or scale is not None else "Zarr"
@@ -186,9 +189,9 @@ def _reader(
         (chunk["y"], chunk["x"]),
         sizes,
         f"{kind} {axes}",
+        (fill,) * len(names),
     )
-    fill = attributes.get("_FillValue")
-    return ZarrReader(uri, arrays, axes, info, float(fill) if isinstance(fill, (int, float)) else None)
+    return ZarrReader(uri, arrays, axes, info, fill, reading.nodata_rule)
 
 
 def _band_names(attributes: Mapping[str, Any], count: int) -> tuple[str, ...]:

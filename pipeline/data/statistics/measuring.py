@@ -109,6 +109,8 @@ def cached(recipe: Recipe, manifest: Manifest, mapped: Map = local.mapped) -> St
         "version": STATISTICS_VERSION,
         "manifest": manifest.digest,
         "statistics_pixels": recipe.data.statistics_pixels,
+        # Which pixels are valid is no part of the manifest's digest.
+        "reading": recipe.data.reading.model_dump(mode="json"),
     }
     try:
         entry: dict[str, Any] = store.read_json(uri)

@@ -1,0 +1,86 @@
+"""Some of a raster's bands, in any order: others are neither read nor asked whether a pixel is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from pipeline.data import band_names
+from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.readers.protocol import Pixels, Reader
+from pipeline.data.windows import Window
+
+
+@dataclass(frozen=True)
+class ChosenReader:
+    """A reader (`protocol.Reader`) of the bands at some positions of another."""
+
+    reader: Reader
+    positions: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def height(self) -> int:
+        """Rows of the finest level."""
+        return self.reader.height
+
+    @property
+    def width(self) -> int:
+        """Columns of the finest level."""
+        return self.reader.width
+
+    @property
+    def slices(self) -> int:
+        """Slices of a volume; 1 of everything else."""
+        return self.reader.slices
+
+    @property
+    def num_bands(self) -> int:
+        """Of those that are read."""
+        return len(self.positions)
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the values as delivered."""
+        return self.reader.dtype
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels of the finest level lie."""
+        return self.reader.grid
+
+    @cached_property
+    def info(self) -> RasterInfo:
+        """What the header says of these bands."""
+        info = self.reader.info
+        nodata = tuple(info.nodata[p] for p in self.positions) if info.nodata else ()
+        return replace(info, bands=self.names, nodata=nodata, alpha=())
+
+    def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
+        """Values as delivered [C, h, w] and validity [h, w] of these bands."""
+        positions = self.positions if bands is None else [self.positions[band] for band in bands]
+        return self.reader.read(window, list(positions), level)
+
+    def close(self) -> None:
+        """Release the file."""
+        self.reader.close()
+
+
+def choose(uri: str, reader: Reader, bands: Sequence[str | int] | None) -> Reader:
+    """The reader itself, or of some of its bands; those that are asked for by name are called as they are asked for.
+
+    Raises:
+        SceneError: a band is not there.
+    """
+    if bands is None:
+        return reader
+    names = reader.info.bands
+    positions = band_names.chosen(uri, bands, names)
+    called = tuple(names[p] if isinstance(b, int) else b for p, b in zip(positions, bands, strict=True))
+    if positions == tuple(range(len(names))) and called == names:
+        return reader
+    # Bands that are known by number alone are numbered anew, so that all files of a data set are called alike.
+    if band_names.is_unnamed(names):
+        called = tuple(f"band_{number}" for number in range(1, len(positions) + 1))
+    return ChosenReader(reader, positions, called)
