@@ -40,7 +40,8 @@ def by_name(wanted: Sequence[str], names: Sequence[str]) -> Named:
         return Named(tuple(range(len(names))), (), ())
     folded = [name.casefold() for name in names]
     positions: list[int] = []
-    missing, ambiguous = [], []
+    missing: list[str] = []
+    ambiguous: list[str] = []
     for name in wanted:
         found = [i for i, other in enumerate(names) if other == name]
         found = found or [i for i, other in enumerate(folded) if other == name.casefold()]

@@ -82,7 +82,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     parts = dividing.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]
     if not parts:
         raise ManifestError("the blocks leave nothing of any scene", "choose larger blocks or a smaller buffer")
-    numbers = {i: look.bands for i, look in looks.items()} | bands.numbers
+    numbers = {i: look.bands for i, look in looks.items()} | dict(bands.numbers)
     rows = [
         replace(
             _scene(part, files[part.scene], infos[part.scene], looks[part.scene], seen, recipe),
@@ -175,9 +175,10 @@ def _remembered(before: Manifest | None, known: Mapping[str, Scene]) -> dict[str
     """What looking at these scenes again would tell."""
     if before is None:
         return {}
+    bands = before.file_bands or before.bands
     return {
         i: Look(
-            RasterInfo(s.grid, before.file_bands or before.bands, before.dtype, s.slices),
+            RasterInfo(s.grid, bands, before.dtype, s.slices),
             s.stamp,
             s.class_counts,
             (),

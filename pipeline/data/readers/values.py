@@ -91,7 +91,7 @@ def not_nodata(pixels: NDArray[Any], values: Sequence[float | None], rule: Rule)
     for band, value in zip(pixels, stored, strict=True):
         if value is None or (rule == "all" and not together and not is_unusable(value)):
             continue
-        measured = band != value
+        measured: NDArray[np.bool_] = np.asarray(band != value)
         if rule == "any" or is_unusable(value):
             found = measured if found is None else found & measured
         elif measured.all():
