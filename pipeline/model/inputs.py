@@ -100,7 +100,7 @@ def _numbers(
         return numbers, f"it does not name its bands; {order} they are taken as {ours}"
     return (
         numbers,
-        f"its bands {theirs} are taken {order} as {ours}: the scenes of the training had other names or none",
+        f"its bands {theirs} are taken {order} as {ours}: the training's scenes had other names or none",
     )
 
 
@@ -120,8 +120,9 @@ def _other_size(grid: Grid, bundle: Bundle) -> str:
     if low / _OTHER_SIZE <= here[0] <= high * _OTHER_SIZE:
         return ""
     usual = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+    unit = f" {unit}" if unit else ""
     return (
-        f"a pixel is {here[0]:.3g}{unit and ' '}{unit} wide, in the scenes of the training {usual}{unit and ' '}{unit}; "
+        f"a pixel is {here[0]:.3g}{unit} wide, in the scenes of the training {usual}{unit}; "
         "resample it, for instance with `gdalwarp -tr`"
     )
 
@@ -138,7 +139,7 @@ def positions(bundle: Bundle, bands: tuple[str, ...], file_bands: tuple[str, ...
         SceneError: a band is missing, or their number differs.
     """
     pairs = [(bundle.bands, bands), (bundle.file_bands, file_bands)]
-    named = [(ours, theirs) for ours, theirs in pairs if ours and theirs and not _some_unnamed(ours, theirs)]
+    named = [(ours, theirs) for ours, theirs in pairs if ours and theirs and _tell(ours, theirs)]
     found = [by_name(ours, theirs) for ours, theirs in named]
     complete = next((one for one in found if one.complete), None)
     if complete is not None:
@@ -153,8 +154,9 @@ def positions(bundle: Bundle, bands: tuple[str, ...], file_bands: tuple[str, ...
     return None
 
 
-def _some_unnamed(*names: Sequence[str]) -> bool:
-    return any(is_unnamed(each) for each in names)
+def _tell(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether both have names, or the same numbers in another order."""
+    return sorted(ours) == sorted(theirs) or not (is_unnamed(ours) or is_unnamed(theirs))
 
 
 def other_values(read: Read, info: RasterInfo, bundle: Bundle) -> str:

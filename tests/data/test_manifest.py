@@ -293,8 +293,8 @@ def test_scenes_with_other_bands_or_types_are_named(folder):
     with pytest.raises(SceneError) as caught:
         index(recipes.replace(recipe, {"data.labels": None}))
     assert "2 problems with the scenes" in caught.value.message
-    assert "scene s0 has 4 bands (band_1, band_2, band_3, band_4), but 4 have 3 (band_1" in caught.value.message
-    assert "scene s1 has uint16 pixels, but 4 have uint8" in caught.value.message
+    assert "scene s0 has 4 bands (band_1, band_2, band_3, band_4), but 5 have 3 (band_1" in caught.value.message
+    assert "scene s1 has uint16 pixels, but 5 have uint8" in caught.value.message
 
 
 def test_bands_that_the_recipe_does_not_know(folder):

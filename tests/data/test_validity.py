@@ -33,17 +33,8 @@ from tests.data.labels.places import geojson, in_utm
 from tests.factory import TRANSFORM, UTM, make_pixels, recipe_for, write_raster
 
 SIZE = 64
-KINDS = [
-    "nodata",
-    "nodata in all bands",
-    "recipe nodata",
-    "nan",
-    "inf",
-    "mask band",
-    "external mask",
-    "alpha",
-    "several",
-]
+KINDS = ["nodata", "nodata in all bands", "recipe nodata", "nan", "inf", "mask band", "external mask", "alpha"]
+KINDS.append("several")
 FOOTPRINTS = {"vector footprint": "valid/{id}.geojson", "raster footprint": "valid/{id}.tif", "stac footprint": "stac"}
 KINDS += list(FOOTPRINTS)
 FILL = (10.0, 20.0, 30.0)
@@ -277,9 +268,7 @@ def test_ignored_pixels_have_no_gradient_and_no_score(tmp_path: Path) -> None:
 
 
 def test_padding_is_invalid_whatever_the_size_of_a_chip(tmp_path: Path) -> None:
-    recipe = recipe_for(
-        write_world(tmp_path, "nodata", 1), **{"data.sampling.size": 96, "data.reading.nodata_rule": "any"}
-    )
+    recipe = recipe_for(write_world(tmp_path, "nodata in all bands", 1), **{"data.sampling.size": 96})
     manifest = build.index(recipe)
     found = measuring.compute(manifest, recipe.data)
     images, masks = Plan.of(manifest, found, recipe.data, 0).stack([0])

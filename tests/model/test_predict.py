@@ -148,15 +148,6 @@ def test_another_number_of_bands(bundle: Bundle, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_the_same_bands_in_another_order(tmp_path: Path) -> None:
-    bundle = small.save(tmp_path / "bundle", num_bands=2, bands=("red", "nir"))
-    write_scene(tmp_path / "s.tif", num_bands=2)
-    with rasterio.open(tmp_path / "s.tif", "r+") as file:
-        file.descriptions = ("nir", "red")
-    with pytest.raises(SceneError, match=r"bands nir, red \(2\) where the bundle expects red, nir \(2\)"):
-        predict(bundle, str(tmp_path / "s.tif"), str(tmp_path / "out"))
-
-
 def test_one_unreadable_image_does_not_stop_the_others(bundle: Bundle, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_scene(tmp_path / "in" / f"{name}.tif")

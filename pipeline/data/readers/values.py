@@ -100,7 +100,7 @@ def not_nodata(pixels: NDArray[Any], values: Sequence[float | None], rule: Rule)
             in_all = measured if in_all is None else in_all | measured
     if not together or in_all is None:
         return found
-    return in_all if found is None else found & in_all
+    return in_all if found is None else np.asarray(found & in_all)
 
 
 def is_unusable(value: float) -> bool:
