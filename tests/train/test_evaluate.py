@@ -174,7 +174,7 @@ def test_progress_counts_scenes(small, tmp_path):
 
 
 def test_other_bands_are_refused_with_both(small, tmp_path):
-    recipe, _, bundle = small
+    _, _, bundle = small
     rgbn = world(tmp_path / "rgbn", bands=4)
     other = recipe_for(rgbn)
     with pytest.raises(SceneError, match=r"the scenes have 4 bands \(band_1.*was trained on 3 \(band_1"):

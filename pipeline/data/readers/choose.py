@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -16,6 +17,7 @@ from pipeline.data.readers import (
     hdf5,
     medical,
     netcdf,
+    orientation,
     protocol,
     signs,
     slides,
@@ -28,6 +30,7 @@ from pipeline.errors import SceneError, StorageError
 from pipeline.recipe.data import Reading
 
 _HEAD_BYTES: Final = 1024
+_EXIF_BYTES: Final = 128 << 10
 _NOT_HERE: Final = "missing codec"
 _UNKNOWN: Final = "not recognized"
 # Large ones are not copied whole only because GDAL failed once.
@@ -55,7 +58,17 @@ def open_reader(uri: str, *, label: bool, reading: Reading) -> Reader:
         if zarr.is_zarr(uri):
             return zarr.open_zarr(uri, label=label, reading=reading)
         return dicom.open_dicom(uri, path, label=label, reading=reading)
-    return _open_file(uri, path, label, reading)
+    return _as_shown(_open_file(uri, path, label, reading), path)
+
+
+def _as_shown(reader: Reader, path: Path) -> Reader:
+    """A picture as viewers show it, whatever way up it is stored."""
+    try:
+        with path.open("rb") as file:
+            return orientation.oriented(reader, file)
+    except BaseException:
+        reader.close()
+        raise
 
 
 def _open_file(uri: str, path: Path, label: bool, reading: Reading) -> Reader:
@@ -136,7 +149,11 @@ def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
     if dicom_header.is_dicom(head):
         return _open_file(uri, store.local_file(uri), label, reading)
     try:
-        return _open_tiff(uri, store.gdal_path(uri), None, label, reading)
+        reader = _open_tiff(uri, store.gdal_path(uri), None, label, reading)
+        if reader.grid.georeferenced:
+            return reader  # as it is stored, which costs no request
+        # The tag is at the beginning, but for files that were changed after they were made.
+        return orientation.oriented(reader, io.BytesIO(store.read_start(uri, _EXIF_BYTES)))
     except gdal_setup.READ_ERRORS as error:
         if _UNKNOWN not in gdal_setup.reason(error):
             raise
@@ -145,7 +162,8 @@ def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
         # GDAL says so, too, of a store that does not answer.
         if isinstance(gdal_setup.failure(uri, error), StorageError):
             raise
-    return _open_file(uri, store.local_file(uri), label, reading)
+    local = store.local_file(uri)
+    return _as_shown(_open_file(uri, local, label, reading), local)
 
 
 def _open_prefix(uri: str, label: bool, reading: Reading) -> Reader:
