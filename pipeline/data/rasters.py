@@ -38,6 +38,7 @@ __all__ = [
     "Writer",
     "describe",
     "probe",
+    "probed",
     "read",
     "read_label",
     "read_label_bands",
@@ -165,13 +166,13 @@ def probe(uri: str, *, reading: Reading = _DEFAULT) -> str:
         header = (grid.height, grid.width, grid.crs, grid.transform, info.bands, info.dtype, info.slices)
         sizes = [store.size_of(part) for part in uri.split(_BETWEEN)]
         digest = blake2b(repr((sizes, header)).encode(), digest_size=8)
-        for window in _probes(info):
+        for window in probed(info):
             for array in reader.read(window):
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
 
-def _probes(info: RasterInfo) -> list[Window]:
+def probed(info: RasterInfo) -> list[Window]:
     """First, middle and last block of the first, middle and last slice."""
     height, width = min(info.tile[0], info.grid.height), min(info.tile[1], info.grid.width)
     if height * width > _PROBE_PIXELS**2:

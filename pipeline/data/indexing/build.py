@@ -13,7 +13,7 @@ from pipeline import store
 from pipeline.data import freshness, labels, scenes
 from pipeline.data.classes import Classes
 from pipeline.data.grids import RasterInfo
-from pipeline.data.indexing import inspection, matching
+from pipeline.data.indexing import inspection, matching, oddities
 from pipeline.data.indexing.inspection import Look
 from pipeline.data.manifest import Manifest
 from pipeline.data.scenes import Found, Scene, some
@@ -75,7 +75,8 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     problems += bands.problems
     if problems:
         raise inspection.all_of(problems)
-    for warning in bands.warnings:
+    headers = {i: info for i, info in infos.items() if i not in known}
+    for warning in (*bands.warnings, *oddities.warnings({i: looks[i].odd for i in infos}, headers, data)):
         logger.warning("%s", warning)
     files = {f.id: f for f in found}
     grids = {i: info.grid for i, info in infos.items()}

@@ -12,6 +12,8 @@ from typing import Final
 from pipeline.data import labels, rasters
 from pipeline.data.classes import Classes
 from pipeline.data.grids import RasterInfo
+from pipeline.data.indexing import oddities
+from pipeline.data.indexing.oddities import Oddities
 from pipeline.data.labels import LabelLook
 from pipeline.data.scenes import Found
 from pipeline.errors import DataError, ManifestError
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
 _MAX_SHOWN: Final = 50
+_NOTHING: Final = Oddities()
 BENT: Final = "control points fit no affine transform"
 """What a reader says of the format of an image that is bent, and therefore read without coordinates."""
 
@@ -50,9 +53,11 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
     info: RasterInfo | None = None
     stamps: list[str] = []
     label = LabelLook()
+    odd = _NOTHING
     try:
         info = rasters.describe(found.image, reading=data.reading)
         stamps.append(rasters.probe(found.image, reading=data.reading))
+        odd = oddities.of_image(found.image, info, data)
     except DataError as error:
         problems.append(error)
     if found.label is not None and info is not None:
@@ -71,7 +76,7 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
-    return Look(info, "-".join(stamps), label.class_counts, tuple(problems))
+    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), odd=odd)
 
 
 def all_of(problems: Sequence[DataError]) -> DataError:
@@ -99,3 +104,4 @@ class Look:
     class_counts: tuple[int, ...]
     problems: tuple[DataError, ...]
     bands: tuple[int, ...] = ()
+    odd: Oddities = _NOTHING

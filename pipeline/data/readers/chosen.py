@@ -10,6 +10,7 @@ from pipeline.data import band_names
 from pipeline.data.grids import Grid, RasterInfo
 from pipeline.data.readers.protocol import Pixels, Reader
 from pipeline.data.windows import Window
+from pipeline.errors import SceneError
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ChosenReader:
         """What the header says of these bands."""
         info = self.reader.info
         nodata = tuple(info.nodata[p] for p in self.positions) if info.nodata else ()
-        return replace(info, bands=self.names, nodata=nodata, alpha=())
+        return replace(info, bands=self.names, nodata=nodata)
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Values as delivered [C, h, w] and validity [h, w] of these bands."""
@@ -75,8 +76,15 @@ def choose(uri: str, reader: Reader, bands: Sequence[str | int] | None) -> Reade
     """
     if bands is None:
         return reader
-    names = reader.info.bands
-    positions = band_names.chosen(uri, bands, names)
+    names, alpha = reader.info.bands, reader.info.alpha
+    try:
+        positions = band_names.chosen(uri, bands, names)
+    except SceneError as error:
+        if not alpha:
+            raise
+        numbers = ", ".join(str(position + 1) for position in alpha)
+        hint = f"its band {numbers} is tagged as alpha, which is no band; `data.reading.alpha: band` makes it one"
+        raise SceneError(error.message, hint) from None
     called = tuple(names[p] if isinstance(b, int) else b for p, b in zip(positions, bands, strict=True))
     if positions == tuple(range(len(names))) and called == names:
         return reader

@@ -10,10 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as GdalWindow
@@ -34,6 +36,9 @@ DRIVERS: Final = (
 )
 # To reach any row of these everything before it must be decompressed.
 _WHOLE: Final = ("PNG", "JPEG", "GIF", "BIGGIF", "WEBP")
+# Their frames are bands to GDAL.
+_FRAMES: Final = ("GIF", "BIGGIF")
+_ANIMATED: Final = ("PNG", "WEBP")
 _SAME_SHAPE: Final = 0.02
 _MAX_BANDS: Final = 10_000
 _MASK_PIXELS: Final = 64 << 20
@@ -72,6 +77,9 @@ def _check(reader: GdalReader, reading: Reading) -> None:
         raise SceneError(f"{uri}: its header claims {dataset.count} bands", DAMAGED)
     if "OVERVIEW_FILE" in dataset.tags(ns="OVERVIEWS"):
         raise SceneError(f"{uri}: its header names another file as its overviews", "remove that entry")
+    frames = _frames(dataset, reader.path) if dataset.driver == "WEBP" else 1
+    if frames > 1:
+        raise SceneError(f"{uri}: an animation of {frames} frames, which GDAL does not read", "save one frame as PNG")
     if not reader.bands:
         raise SceneError(f"{uri}: it has no band besides alpha", "an image needs at least one band")
     if len({dataset.dtypes[i - 1] for i in reader.bands}) > 1:
@@ -86,6 +94,19 @@ def _check(reader: GdalReader, reading: Reading) -> None:
         protocol.check_whole(uri, size, f"a {dataset.driver}", "convert it, for instance with `gdal_translate -of COG`")
     height, width = dataset.block_shapes[0]
     protocol.check_block(uri, height, width, pixel)
+
+
+def _frames(dataset: Any, path: str) -> int:
+    """How many pictures a file holds that are no pages to GDAL; 1 if that is not known, as of files elsewhere."""
+    if dataset.driver in _FRAMES:
+        return int(dataset.count)
+    if dataset.driver not in _ANIMATED or not Path(path).is_file():
+        return 1
+    try:
+        with Image.open(path) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1
 
 
 @dataclass(frozen=True)
@@ -125,8 +146,8 @@ class GdalReader:
 
     @cached_property
     def num_bands(self) -> int:
-        """Bands without alpha; a palette is three."""
-        return 3 if self.palette is not None else len(self.bands)
+        """Bands without alpha; a palette is one of greys or three of colours."""
+        return len(self.bands) if self.palette is None else len(self.palette) - 1
 
     @cached_property
     def dtype(self) -> str:
@@ -135,8 +156,9 @@ class GdalReader:
 
     @cached_property
     def bands(self) -> tuple[int, ...]:
-        """Positions (from 1) of the bands that are no alpha."""
-        return tuple(i for i in self.dataset.indexes if i not in self.alpha)
+        """Positions (from 1) of the bands that are no alpha; of frames, which GDAL takes for bands, the first."""
+        found = tuple(i for i in self.dataset.indexes if i not in self.alpha)
+        return found[:1] if self.dataset.driver in _FRAMES else found
 
     @cached_property
     def alpha(self) -> tuple[int, ...]:
@@ -148,30 +170,39 @@ class GdalReader:
 
     @cached_property
     def palette(self) -> NDArray[np.uint8] | None:
-        """Red, green, blue, alpha [4, values] of an image whose values are positions in it.
+        """What the values of an image, which are positions in a palette, are shown as: [3, values] or [4, values].
 
-        None of greys in order, where the values themselves say as much: GDAL gives such a palette to all images of one
-        bit, and to those where 0 is white.
+        Grey and alpha, or red, green, blue and alpha. None without a palette, where positions are grey values, and
+        where 0 is white, of which GDAL makes a palette (see `top`). Black and white alone are 0 and 1, as in images of
+        one bit.
         """
-        if self.label or not self._has_palette or self._greys.all():
+        if self.label or not self._has_palette or self.top is not None:
             return None
         colors = self.dataset.colormap(self.bands[0])
         table = np.zeros((4, 1 << (8 * np.dtype(self.dataset.dtypes[self.bands[0] - 1]).itemsize)), np.uint8)
         for value, color in colors.items():
             table[:, value] = color
-        return table
+        if (table[0] != table[1]).any() or (table[1] != table[2]).any():
+            return table
+        known = np.array(sorted(colors))
+        if sorted(table[0, known]) == [0, 255]:
+            table[0] //= 255
+        same = (table[0, known] == known).all() and (table[3, known] == 255).all()
+        return None if same else table[[0, 3]]
 
     @property
     def _has_palette(self) -> bool:
         return len(self.bands) == 1 and self.dataset.colorinterp[self.bands[0] - 1] == ColorInterp.palette
 
     @cached_property
-    def _greys(self) -> NDArray[np.bool_]:
-        """Whether the palette's entries are opaque greys, and whether they rise or fall throughout."""
-        colors = np.asarray([c for _, c in sorted(self.dataset.colormap(self.bands[0]).items())], np.int16)
-        grey = (colors[:, 0] == colors[:, 1]) & (colors[:, 1] == colors[:, 2]) & (colors[:, 3] == 255)
-        steps = np.diff(colors[:, 0])
-        return np.append(grey, bool((steps >= 0).all() or (steps <= 0).all()))
+    def top(self) -> Any:
+        """Of an image whose 0 is white the value that is black, from which values are subtracted; None of others."""
+        dtype = np.dtype(self.dataset.dtypes[self.bands[0] - 1])
+        inverted = self.dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+        if self.label or not inverted or len(self.bands) != 1 or dtype.kind != "u":
+            return None
+        bits = int(self.dataset.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 8 * dtype.itemsize))
+        return dtype.type((1 << bits) - 1)
 
     @cached_property
     def nodata(self) -> tuple[float | None, ...]:
@@ -236,13 +267,17 @@ class GdalReader:
         dataset = self.dataset
         grid, note = self._placed
         names = tuple(self._name(i) or f"band_{n}" for n, i in enumerate(self.bands, 1))
+        nodata = self.nodata
         if self.palette is not None:
-            names, note = ("band_1", "band_2", "band_3"), f"{note}, a palette read as colours"
-        if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
-            note += ", 0 is white"
+            names, nodata = tuple(f"band_{n}" for n in range(1, self.num_bands + 1)), (None,) * self.num_bands
+            note += ", a palette read as greys" if self.num_bands == 1 else ", a palette read as colours"
+        if self.top is not None:
+            nodata = tuple(value if value is None else float(self.top) - value for value in nodata)
+            note += ", 0 is white and read as the highest value"
         compression = str(getattr(dataset.compression, "value", dataset.compression) or "").lower()
         layout = ("tiled" if dataset.profile.get("tiled") else "strips") if dataset.driver == "GTiff" else ""
-        pages = f", page 1 of {len(dataset.subdatasets)}" if len(dataset.subdatasets) > 1 else ""
+        count = len(dataset.subdatasets) or _frames(dataset, self.path)
+        pages = f", page 1 of {count}" if count > 1 else ""
         return RasterInfo(
             grid,
             names,
@@ -250,7 +285,7 @@ class GdalReader:
             tile=tuple(dataset.block_shapes[0]),
             levels=tuple((level.height, level.width) for level in self.levels),
             format=" ".join(part for part in (dataset.driver, compression, layout) if part) + pages + note,
-            nodata=self.nodata if self.palette is None else (None,) * len(names),
+            nodata=nodata,
             alpha=tuple(i - 1 for i in self.alpha),
         )
 
@@ -268,19 +303,18 @@ class GdalReader:
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Values as delivered, of a palette its colours, and what nodata, mask and alpha leave valid."""
-        if level:
-            return self.levels[level].read(window, bands)
+        source = self.levels[level] if level else self
         area = GdalWindow(window.col, window.row, window.width, window.height)
         if self.palette is not None:
-            return self._read_palette(area, bands)
+            return source._read_palette(self.palette, area, bands)
         chosen = self.bands if bands is None else tuple(self.bands[b] for b in bands)
-        pixels = self.dataset.read(list(chosen), window=area)
+        pixels = source.dataset.read(list(chosen), window=area)
         valid = protocol.finite(pixels)
         declared = self.nodata if bands is None else tuple(self.nodata[b] for b in bands)
         measured = not_nodata(pixels, declared, self.rule)
         if measured is not None:
             valid &= measured
-        return pixels, self._unmasked(valid, area, chosen)
+        return (pixels if self.top is None else self.top - pixels), source._unmasked(valid, area, chosen)
 
     def _unmasked(self, valid: NDArray[np.bool_], area: GdalWindow, chosen: Sequence[int]) -> NDArray[np.bool_]:
         asked = self.masked[:1] if self.shares_mask else tuple(i for i in self.masked if i in chosen)
@@ -290,12 +324,13 @@ class GdalReader:
             valid &= (self.dataset.read(list(self.alpha), window=area) > 0).all(axis=0)
         return valid
 
-    def _read_palette(self, area: GdalWindow, bands: Sequence[int] | None) -> Pixels:
-        assert self.palette is not None
+    def _read_palette(self, palette: NDArray[np.uint8], area: GdalWindow, bands: Sequence[int] | None) -> Pixels:
         values = self.dataset.read(self.bands[0], window=area)
-        colors = self.palette[:, values]
-        valid = colors[3] > 0
+        colors = palette[:, values]
+        valid = colors[-1] > 0
         stored = None if self.nodata[0] is None else stored_as(float(self.nodata[0]), values.dtype)
         if stored is not None:
             valid &= values != stored
-        return colors[list(range(3) if bands is None else bands)], self._unmasked(valid, area, self.bands)
+        return colors[list(range(len(palette) - 1) if bands is None else bands)], self._unmasked(
+            valid, area, self.bands
+        )

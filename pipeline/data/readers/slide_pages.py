@@ -140,7 +140,8 @@ def _level(uri: str, series: Any, reading: Reading) -> Level:
     contiguous = page.samplesperpixel if page.planarconfig == 1 else 1
     protocol.check_block(uri, tile[0], tile[1], contiguous * np.dtype(page.dtype).itemsize)
     extra = tuple(page.extrasamples)
-    alpha = page.samplesperpixel - 1 if extra and int(extra[-1]) in _ALPHA else None
+    has_alpha = extra and int(extra[-1]) in _ALPHA and reading.alpha == "mask"
+    alpha = page.samplesperpixel - 1 if has_alpha else None
     return Level(
         page=page,
         pages=_planes(series, int(np.prod([length for _, length in outer], dtype=int))),

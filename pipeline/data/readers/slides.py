@@ -159,6 +159,7 @@ def _reader(uri: str, file: Any, label: bool, reading: Reading) -> SlideReader:
         finest.tile,
         tuple((level.height, level.width) for level in chosen),
         _format(file, finest, mpp, first),
+        alpha=() if finest.alpha is None else (count,),
     )
     return SlideReader(uri, file, tuple(chosen), info, palette)
 

@@ -100,7 +100,7 @@ def not_nodata(pixels: NDArray[Any], values: Sequence[float | None], rule: Rule)
             in_all = measured if in_all is None else in_all | measured
     if not together or in_all is None:
         return found
-    return in_all if found is None else np.asarray(found & in_all)
+    return in_all if found is None else found & in_all
 
 
 def is_unusable(value: float) -> bool:
@@ -110,7 +110,8 @@ def is_unusable(value: float) -> bool:
 
 def is_measured(missing: NDArray[np.bool_], rule: Rule) -> NDArray[np.bool_]:
     """Validity [h, w], given for every band [C, h, w] whether it holds a nodata value."""
-    return ~(missing.all(axis=0) if rule == "all" else missing.any(axis=0))
+    missing_in = missing.all(axis=0) if rule == "all" else missing.any(axis=0)
+    return np.asarray(~missing_in)
 
 
 def stored_as(value: float, dtype: np.dtype[Any]) -> Any:

@@ -40,7 +40,9 @@ def test_bands_are_read_in_the_order_given(tmp_path: Path, wanted: tuple, places
     np.testing.assert_array_equal(rasters.read(uri, ALL, reading=of(*wanted))[0], pixels[places])
     half = rasters.read(uri, ALL, reading=of(*wanted), shape=(4, 4))[0]
     np.testing.assert_array_equal(half, rasters.read(uri, ALL, shape=(4, 4))[0][places])
-    apart = "\n".join(str(write_raster(tmp_path / f"{n}.tif", p, names=[n])) for n, p in zip(NAMES, pixels))
+    apart = "\n".join(
+        str(write_raster(tmp_path / f"{n}.tif", p, names=[n])) for n, p in zip(NAMES, pixels, strict=True)
+    )
     np.testing.assert_array_equal(rasters.read(apart, ALL, reading=of(*wanted))[0], pixels[places])
 
 

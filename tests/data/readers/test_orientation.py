@@ -28,7 +28,8 @@ def picture(path: Path, orientation: int, bands: int = 3, height: int = 20, widt
     if bands == 4:
         pixels[3] = np.where(pixels[3] > 100, 255, 0)
     image = Image.fromarray(pixels.transpose(1, 2, 0).squeeze())
-    options: dict[str, Any] = {".webp": {"lossless": True, "exact": True}, ".jpg": {"quality": 95}}.get(path.suffix, {})
+    lossless: dict[str, dict[str, Any]] = {".webp": {"lossless": True, "exact": True}}
+    options = {".jpg": {"quality": 95, "subsampling": 0}, **lossless}.get(path.suffix, {})
     if path.suffix == ".tif":
         image.save(path, tiffinfo={274: orientation})
     else:
