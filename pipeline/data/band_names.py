@@ -26,11 +26,16 @@ class Named(NamedTuple):
         return not self.missing and not self.ambiguous
 
 
-def is_unnamed(names: Sequence[str]) -> bool:
-    """Whether these are no names but the bands' own numbers, such as band_1, Band 2 or Layer_3."""
+def is_unnamed(names: Sequence[str], chosen: Sequence[str | int] | None = None) -> bool:
+    """Whether these are no names but the bands' own numbers, such as band_1, Band 2 or Layer_3.
+
+    Args:
+        names: of the bands.
+        chosen: what the recipe's `reading.bands` lists, if these bands are those; by default all bands of a file.
+    """
     return all(
         not name or ((found := _NUMBERED.fullmatch(name)) is not None and int(found[1]) == number)
-        for number, name in enumerate(names, 1)
+        for number, name in zip(chosen or range(1, len(names) + 1), names, strict=False)
     )
 
 

@@ -70,7 +70,7 @@ def _numbers(
     data = bundle.recipe.get("data", {})
     renamed = data.get("bands") is not None
     trained = bundle.file_bands or (() if renamed else bundle.bands)
-    known = [of for of in dict.fromkeys((trained, bundle.bands)) if of and not is_unnamed(of)]
+    known = [of for of in dict.fromkeys((trained, bundle.bands)) if of and not is_unnamed(of, reading.bands)]
     if not is_unnamed(names):
         for wanted in known:
             found = by_name(wanted, names)
@@ -81,7 +81,7 @@ def _numbers(
     if known and not is_unnamed(names):
         found = by_name(known[0], names)
         agreeing = found.positions == tuple(n for n, name in enumerate(known[0]) if name not in found.missing)
-        if (trained and not is_unnamed(trained)) or found.ambiguous or not agreeing:
+        if (trained and not is_unnamed(trained, reading.bands)) or found.ambiguous or not agreeing:
             lacking = ", ".join(found.missing) or f"one band each of the name {', '.join(found.ambiguous)}"
             raise SceneError(
                 f"{image}: bands {theirs} ({len(names)}) where the bundle expects {ours} ({bundle.num_bands}): "
@@ -93,7 +93,7 @@ def _numbers(
         raise SceneError(
             f"{image}: bands {theirs} ({len(names)}) where the bundle expects {ours} ({bundle.num_bands})", _HINT
         )
-    if is_unnamed(names) and not known:
+    if is_unnamed(names) and not known and (reading.bands is None or numbers):
         return numbers, None
     order = f"as its bands {', '.join(map(str, numbers))}" if numbers else "in file order"
     if is_unnamed(names):

@@ -97,6 +97,15 @@ def test_bands_that_the_recipe_chose(tmp_path: Path) -> None:
         numbers(by_name, tmp_path, (), 4)
 
 
+def test_bands_without_names_that_the_recipe_chose_by_number(tmp_path: Path) -> None:
+    names = ("band_12", "band_3", "band_1")
+    bundle = bundle_of(tmp_path, bands=names, file_bands=names, recipe=recipe(reading={"bands": [12, 3, 1]}))
+    assert numbers(bundle, tmp_path, (), 12) == ([12, 3, 1], "")
+    assert numbers(bundle, tmp_path, (), 3)[0] == [1, 2, 3] and "in file order" in numbers(bundle, tmp_path, (), 3)[1]
+    with pytest.raises(SceneError):
+        numbers(bundle, tmp_path, (), 4)
+
+
 def test_predictions_are_those_of_the_bands_in_order(tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path)
     pixels = make_pixels(4, 64, 64, "uint16").clip(100, 300)

@@ -261,3 +261,24 @@ def test_a_few_pixels_of_another_class_do_not_make_a_window_the_worst():
     assert (round(miou, 4), round(error_share, 4), mixed) == (0.999, 0.001, False)
     miou, error_share, mixed = window_score(np.array([[5000, 0], [2500, 2500]]))
     assert (round(miou, 4), error_share, mixed) == (0.5833, 0.25, True)
+
+
+def test_scenes_with_the_bands_in_another_order_are_judged_alike(tmp_path):
+    names = ("red", "green", "blue")
+    for order in ("given", "turned"):
+        folder = tmp_path / order
+        world(tmp_path / "world", scenes=2)
+        for path in sorted((tmp_path / "world" / "images").iterdir()):
+            with rasterio.open(path) as dataset:
+                pixels, label = dataset.read(), rasterio.open(tmp_path / "world" / "masks" / path.name).read(1)
+            step = 1 if order == "given" else -1
+            make_scene(folder, path.stem, pixels=pixels[::step], names=names[::step], label=label, nodata=0)
+    recipes = [recipe_for(tmp_path / order, **{"data.split.test": 0.5}) for order in ("given", "turned")]
+    manifests = [index(recipe) for recipe in recipes]
+    assert manifests[1].bands == names[::-1]
+    bundle = make_bundle(tmp_path / "bundle", recipes[0], manifests[0])
+    first, second = (
+        evaluate(recipe, bundle, manifest=manifest, out=str(tmp_path / f"report{number}"))
+        for number, (recipe, manifest) in enumerate(zip(recipes, manifests, strict=True))
+    )
+    assert first.confusion == second.confusion and len(np.flatnonzero(first.confusion)) > 1

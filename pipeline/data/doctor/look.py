@@ -58,10 +58,21 @@ def entries(
         return [], [told(error)], ""
     wrong = [told(error) for error in survey.errors()]
     opened = {e.id: e for e in in_threads(lambda f: _entry(f, data), survey.found, advance)}
+    opened = _by_name(opened, data)
     try:
         return _divided(opened, data, kept), wrong, survey.spare
     except PipelineError as error:
         return list(opened.values()), [*wrong, told(error)], survey.spare
+
+
+def _by_name(opened: dict[str, Entry], data: Data) -> dict[str, Entry]:
+    """Entries whose bands are read by name, as `index` finds them."""
+    found = matching.matched({i: e.info for i, e in opened.items() if e.info is not None}, data)
+    return opened | {
+        i: replace(opened[i], bands=numbers, info=replace(info, bands=found.file_bands))
+        for i, numbers in found.numbers.items()
+        if (info := opened[i].info) is not None
+    }
 
 
 def _divided(opened: Mapping[str, Entry], data: Data, kept: Mapping[str, str]) -> list[Entry]:
@@ -220,6 +231,7 @@ def scene(entry: Entry) -> Scene:
         origin=entry.origin,
         aoi=entry.aoi,
         footprint=entry.footprint,
+        bands=entry.bands,
     )
 
 

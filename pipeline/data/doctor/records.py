@@ -60,6 +60,7 @@ class Entry:
         problems: what is wrong with its files, as (message, hint).
         beside: its footprint, if no shape of it touches the scene, else empty.
         origin, size: first pixel, height and width in the file, where a scene is a part of it.
+        bands: as of a Scene; the names in `info` are those of these bands.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Entry:
     beside: str = ""
     origin: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None
+    bands: tuple[int, ...] = ()
 
     @property
     def grid(self) -> Grid:

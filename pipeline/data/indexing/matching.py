@@ -51,7 +51,7 @@ def matched(infos: Mapping[str, RasterInfo], data: Data) -> Matched:
         kinds[info.bands].append(i)
     if not kinds:
         return Matched((), (), {})
-    named = {bands: ids for bands, ids in kinds.items() if not is_unnamed(bands)}
+    named = {bands: ids for bands, ids in kinds.items() if not is_unnamed(bands, data.reading.bands)}
     wanted = _wanted(kinds, named, data)
     numbers: dict[str, tuple[int, ...]] = {}
     problems: list[DataError] = []
@@ -87,7 +87,7 @@ def _read_as(
     as_they_lie = tuple(range(len(bands)))
     if bands == wanted:
         return as_they_lie, ""
-    unnamed = is_unnamed(bands)
+    unnamed = is_unnamed(bands, data.reading.bands)
     by_position = data.bands_apart is not None or data.reading.bands is not None
     if found.complete and not unnamed and not by_position:
         others = [name for n, name in enumerate(bands) if n not in found.positions]

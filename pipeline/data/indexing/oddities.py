@@ -23,7 +23,7 @@ from pipeline.recipe.data import Reading
 
 _MANY_VALUES: Final = 8
 _MUCH: Final = 0.05
-_APART: Final = 0.5
+_APART: Final = 1.0
 _PAGE: Final = ", page 1 of "
 
 
@@ -97,9 +97,9 @@ def _nodata(uri: str, info: RasterInfo, data: Data) -> tuple[tuple[str, float], 
 
 
 def _is_foreign(value: float, values: NDArray[Any]) -> bool:
-    """Whether a value is among others, and far from all of them."""
+    """Whether a value is among others, and far from all of them; 0 may be what is dark."""
     stored = stored_as(float(value), values.dtype)
-    if stored is None:
+    if stored is None or value == 0:
         return False
     same = values == stored
     others = values[~same]
@@ -137,7 +137,7 @@ def warnings(found: Mapping[str, Oddities], infos: Mapping[str, RasterInfo], dat
     for (band, value), ids in left.items():
         lines.append(
             f"{_scenes(ids)}: band {band} holds its nodata value {value:g} in pixels that count as valid, because "
-            "other bands have values there; `data.reading.nodata_rule: any` leaves such pixels out"
+            "other bands have values there; if it is no measurement, `data.reading.nodata_rule: any` leaves them out"
         )
     return [*lines, *_pages(infos), *_declared(infos, data)]
 

@@ -88,7 +88,4 @@ def choose(uri: str, reader: Reader, bands: Sequence[str | int] | None) -> Reade
     called = tuple(names[p] if isinstance(b, int) else b for p, b in zip(positions, bands, strict=True))
     if positions == tuple(range(len(names))) and called == names:
         return reader
-    # Bands that are known by number alone are numbered anew, so that all files of a data set are called alike.
-    if band_names.is_unnamed(names):
-        called = tuple(f"band_{number}" for number in range(1, len(positions) + 1))
     return ChosenReader(reader, positions, called)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline import errors
 from pipeline.data import cutting, rasters
+from pipeline.data.doctor import look
 from pipeline.data.indexing.build import current, index
 from pipeline.data.indexing.oddities import alpha_values
 from pipeline.data.manifest import Manifest
@@ -178,6 +179,25 @@ def test_chosen_bands_are_renamed_and_others_not_read(tmp_path: Path) -> None:
     image, _ = cutting.pixels(found.scenes[0], Window(0, 0, 64, 64), nodata=None, data=recipe.data)
     np.testing.assert_array_equal(image, pixels[[3, 0]])
     assert measuring.cached(recipe, found).mean == pytest.approx(pixels[[3, 0]].mean(axis=(1, 2)).tolist())
+
+
+def test_bands_chosen_by_number_keep_their_numbers(tmp_path: Path) -> None:
+    pixels = scene_of(tmp_path, "a", [0, 1, 2, 3], ())
+    recipe = all_train(tmp_path, **{"data.reading.bands": [4, 1]})
+    found = index(recipe)
+    assert found.bands == ("band_4", "band_1")
+    assert measuring.cached(recipe, found).mean == pytest.approx(pixels[[3, 0]].mean(axis=(1, 2)).tolist())
+
+
+def test_the_doctor_reads_by_name(tmp_path: Path) -> None:
+    pixels = {"a": scene_of(tmp_path, "a", [0, 1, 2], NAMES), "b": scene_of(tmp_path, "b", [2, 1, 0], NAMES[::-1])}
+    entries, problems, _ = look.entries(all_train(tmp_path).data, lambda *_: None)
+    assert not problems and not look.disagreements(entries, all_train(tmp_path).data)
+    for entry in entries:
+        scene, section = look.scene(entry), all_train(tmp_path).data
+        assert entry.info is not None and entry.info.bands == NAMES
+        image, _ = cutting.pixels(scene, Window(0, 0, 64, 64), nodata=None, data=section)
+        np.testing.assert_array_equal(image, pixels[entry.id][:3])
 
 
 def test_a_new_scene_in_another_order_beside_known_ones_that_are_renamed(tmp_path: Path) -> None:
