@@ -37,9 +37,10 @@ class Input(NamedTuple):
 
 
 def reading_of(recipe: Mapping[str, Any]) -> Reading:
-    """How the recipe of a bundle reads images; before the key existed, the rule for nodata was `any`."""
+    """How the recipe of a bundle reads images; before these keys existed, nodata was judged in any band, and greys were
+    taken as they are stored."""
     section = recipe.get("data", {}).get("reading", {})
-    return Reading.model_validate({"nodata_rule": "any", **section})
+    return Reading.model_validate({"nodata_rule": "any", "greys": "stored", **section})
 
 
 def fitted(image: str, bundle: Bundle) -> Input:

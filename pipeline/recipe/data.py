@@ -42,6 +42,9 @@ class Reading(Section):
     alpha: Literal["mask", "band"] = "mask"
     """What an image's alpha band is: `mask`: pixels where it is 0 are invalid, and it is no band; `band`: a band like
     any other, such as near infrared that a library has tagged as alpha."""
+    greys: Literal["shown", "stored"] = "shown"
+    """Values of images with a palette of greys, or whose 0 is white: `shown`: what viewers show, so that larger is
+    brighter; `stored`: positions in the palette, and the values as they are stored. Before this key existed: stored."""
     nodata_rule: Literal["all", "any"] = "all"
     """When nodata values make a pixel invalid: `all`: where every band holds one, as in GDAL's dataset mask; `any`:
     where one band does. NaN and infinity in any band always do. Before this key existed, the rule was `any`."""

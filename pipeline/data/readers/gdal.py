@@ -60,7 +60,8 @@ def open_gdal(uri: str, path: str, *, label: bool, reading: Reading, drivers: Se
     # rasterio.open takes one driver only.
     dataset = DatasetReader(path, driver=list(drivers))
     alpha = label or reading.alpha == "mask"
-    reader = GdalReader(uri, path, dataset, label, tuple(drivers), alpha, reading.nodata_rule)
+    as_stored = label or reading.greys == "stored"
+    reader = GdalReader(uri, path, dataset, label, tuple(drivers), alpha, as_stored, reading.nodata_rule)
     try:
         _check(reader, reading)
     except BaseException:
@@ -120,6 +121,8 @@ class GdalReader:
     drivers: tuple[str, ...]
     has_alpha: bool
     """What is tagged as alpha is a mask and no band."""
+    as_stored: bool
+    """Greys are positions in their palette, and 0 stays white."""
     rule: Rule
 
     def close(self) -> None:
@@ -184,6 +187,8 @@ class GdalReader:
             table[:, value] = color
         if (table[0] != table[1]).any() or (table[1] != table[2]).any():
             return table
+        if self.as_stored:
+            return None
         known = np.array(sorted(colors))
         if sorted(table[0, known]) == [0, 255]:
             table[0] //= 255
@@ -199,7 +204,7 @@ class GdalReader:
         """Of an image whose 0 is white the value that is black, from which values are subtracted; None of others."""
         dtype = np.dtype(self.dataset.dtypes[self.bands[0] - 1])
         inverted = self.dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
-        if self.label or not inverted or len(self.bands) != 1 or dtype.kind != "u":
+        if self.as_stored or not inverted or len(self.bands) != 1 or dtype.kind != "u":
             return None
         bits = int(self.dataset.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 8 * dtype.itemsize))
         return dtype.type((1 << bits) - 1)

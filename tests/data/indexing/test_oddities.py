@@ -214,16 +214,13 @@ def test_a_manifest_from_before_these_keys(tmp_path: Path) -> None:
     make_scene(tmp_path, "a")
     recipe = all_train(tmp_path)
     made = index(recipe)
-    for key in ("bands", "alpha", "nodata_rule"):
+    for key in ("bands", "alpha", "greys", "nodata_rule"):
         del made.data["reading"][key]
     made.write(f"{tmp_path}/old.parquet")
     assert Manifest.read(f"{tmp_path}/old.parquet").digest == made.digest
     pointer = tmp_path / "runs" / "tiny" / "manifest.json"
-    text = pointer.read_text()
-    for key in ('"bands": null, ', '"alpha": "mask", ', '"nodata_rule": "all"'):
-        assert key.strip(", ") in text
-    tree = json.loads(text)
-    for key in ("bands", "alpha", "nodata_rule"):
+    tree = json.loads(pointer.read_text())
+    for key in ("bands", "alpha", "greys", "nodata_rule"):
         del tree["data"]["reading"][key]
     pointer.write_text(json.dumps(tree))
     assert current(recipe).digest == made.digest

@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.data import rasters
 from pipeline.data.windows import Window
 from pipeline.errors import SceneError
+from pipeline.recipe.data import Reading
 
 ALL = Window(0, 0, 8, 8)
 FORMATS = [".png", ".gif", ".bmp", ".tif"]
@@ -39,6 +40,7 @@ def test_the_grey_value_counts_and_not_its_position(tmp_path: Path, ending: str,
     np.testing.assert_array_equal(pixels, GREYS[None])
     assert valid.all()
     np.testing.assert_array_equal(rasters.read_label(uri, ALL)[0], positions)
+    np.testing.assert_array_equal(rasters.read(uri, ALL, reading=Reading(greys="stored"))[0], positions[None])
 
 
 @pytest.mark.parametrize("ending", [".png", ".gif"])
@@ -72,6 +74,7 @@ def test_0_is_white(tmp_path: Path, dtype: str, bits: int, overviews: bool) -> N
     pixels, valid = rasters.read(uri, ALL)
     np.testing.assert_array_equal(pixels[0], shown)
     np.testing.assert_array_equal(valid, shown != top)  # nodata is a stored value
+    np.testing.assert_array_equal(rasters.read(uri, ALL, reading=Reading(greys="stored"))[0][0], top - shown)
     assert pixels.dtype == dtype and "0 is white" in rasters.describe(uri).format
     assert rasters.describe(uri).nodata == (float(top),)
     if overviews:
