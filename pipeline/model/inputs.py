@@ -128,6 +128,18 @@ def _other_size(grid: Grid, bundle: Bundle) -> str:
     )
 
 
+def other_ways(bundle: Bundle, reading: Reading) -> list[tuple[str, Any, Any]]:
+    """Keys of `data.reading` that decide what pixels are, with the bundle's and another value, where these differ."""
+    if "data" not in bundle.recipe:
+        return []
+    ours = reading_of(bundle.recipe)
+    return [
+        (key, getattr(ours, key), getattr(reading, key))
+        for key in ("mpp", "axis", "hounsfield", "alpha", "greys", "nodata_rule")
+        if getattr(ours, key) != getattr(reading, key)
+    ]
+
+
 def positions(bundle: Bundle, bands: tuple[str, ...], file_bands: tuple[str, ...]) -> tuple[int, ...] | None:
     """Where the bundle's bands are among those of a manifest, by name; None: names do not tell, and they are as many.
 

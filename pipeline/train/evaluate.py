@@ -122,6 +122,8 @@ def evaluate(
         raise OutputExists(f"{uri}: there is a report already", "pass --overwrite to replace it, or --out")
     scenes = manifest.split(split)
     check(bundle, manifest, scenes, recipe.data.task)
+    for key, ours, theirs in inputs.other_ways(bundle, recipe.data.reading):
+        logger.warning("data.reading.%s is %s here, and was %s in the training of the bundle", key, theirs, ours)
 
     started = time.monotonic()
     device = device_of(recipe.compute.device)

@@ -20,6 +20,7 @@ from pipeline.model import bundle as bundles
 from pipeline.model import inputs
 from pipeline.model.bundle import Bundle
 from pipeline.model.predict import predict
+from pipeline.recipe.data import Reading
 from tests.factory import TRANSFORM, UTM, make_pixels, write_raster
 from tests.model import small
 
@@ -215,3 +216,12 @@ def test_where_bands_are_among_those_of_a_manifest(tmp_path: Path) -> None:
     assert inputs.positions(bundle, ("band_1", "band_2", "band_3"), ()) is None
     with pytest.raises(SceneError, match=r"B08\).*was trained on 3 .*: B02 missing"):
         inputs.positions(bundle, ("B03", "B04", "B08"), ())
+
+
+def test_ways_of_reading_that_differ(tmp_path: Path) -> None:
+    bundle = bundle_of(tmp_path, recipe=recipe(reading={"nodata_rule": "all", "hounsfield": [0, 100]}))
+    assert inputs.other_ways(bundle, Reading(alpha="band", bands=("B02",))) == [
+        ("hounsfield", (0.0, 100.0), None),
+        ("alpha", "mask", "band"),
+        ("greys", "stored", "shown"),
+    ]

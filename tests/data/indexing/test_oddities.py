@@ -16,6 +16,8 @@ from pipeline.data.doctor import look
 from pipeline.data.indexing.build import current, index
 from pipeline.data.indexing.oddities import alpha_values
 from pipeline.data.manifest import Manifest
+from pipeline.data.shards.prepare import prepare
+from pipeline.data.shards.reading import Shards
 from pipeline.data.statistics import measuring
 from pipeline.data.windows import Window
 from pipeline.recipe import Recipe
@@ -150,6 +152,22 @@ def test_files_are_read_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture
     stored = np.mean([pixels[:3].mean(axis=(1, 2)) for i, pixels in expected.items()], axis=0)
     everything = all_train(tmp_path)
     np.testing.assert_allclose(measuring.cached(everything, index(everything)).mean, stored)
+
+
+@pytest.mark.parametrize("rule", ["all", "any"])
+def test_shards_hold_what_is_read_by_name_and_rule(tmp_path: Path, rule: str) -> None:
+    pixels = make_pixels(3, 64, 64, "uint8")
+    pixels[1, :8] = 0
+    make_scene(tmp_path, "a", pixels=pixels, names=NAMES, nodata=0)
+    make_scene(tmp_path, "b", pixels=pixels[::-1], names=NAMES[::-1], nodata=0)
+    recipe = all_train(tmp_path, **{"data.reading.nodata_rule": rule})
+    manifest = index(recipe)
+    shards = Shards.open(prepare(recipe, manifest).uri, manifest.digest)
+    for scene in manifest.scenes:
+        window = Window(0, 0, 64, 64)
+        stored = shards.read(scene.id, window)
+        assert stored is not None and stored.valid[:8].any() == (rule == "all") and stored.valid[8:].all()
+        np.testing.assert_array_equal(stored.image[:, stored.valid], pixels[:, stored.valid])
 
 
 def test_a_file_that_lacks_a_band(tmp_path: Path) -> None:
