@@ -70,6 +70,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     if before is not None and known and bands.file_bands != (before.file_bands or before.bands):
         # What the last manifest tells of their bands is not all that their files hold.
         looks |= inspection.look_at_all([f for f in found if f.id in known], classes, data, progress)
+        problems += [problem for i in known if i in looks for problem in looks[i].problems]
         infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
         bands = matching.matched(infos, data)
     problems += bands.problems

@@ -209,7 +209,7 @@ def test_bands_chosen_by_number_keep_their_numbers(tmp_path: Path) -> None:
 
 def test_the_doctor_reads_by_name(tmp_path: Path) -> None:
     pixels = {"a": scene_of(tmp_path, "a", [0, 1, 2], NAMES), "b": scene_of(tmp_path, "b", [2, 1, 0], NAMES[::-1])}
-    entries, problems, _ = look.entries(all_train(tmp_path).data, lambda *_: None)
+    entries, problems, _ = look.entries(all_train(tmp_path).data, {}, lambda *_: None)
     assert not problems and not look.disagreements(entries, all_train(tmp_path).data)
     for entry in entries:
         scene, section = look.scene(entry), all_train(tmp_path).data
