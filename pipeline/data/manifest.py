@@ -57,7 +57,7 @@ class Manifest:
         data: the data section it was made with.
         digest: 64 hex digits, the version of the data. Neither the folder nor the files' dates are in it.
         quarantined: id and reason of the scenes that were found and left out.
-        file_bands: what the files call the bands; () in manifests of older versions.
+        file_bands: what the files call the bands; () where they differ in that, and in manifests of older versions.
     """
 
     scenes: tuple[Scene, ...]

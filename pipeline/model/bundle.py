@@ -207,7 +207,7 @@ class Bundle:
     normalisation: Normalisation
     """What the network does to raw pixels first."""
     file_bands: tuple[str, ...] = ()
-    """What the files of the training call the bands; () in bundles of older versions."""
+    """What the files of the training call the bands; () where they differ in that, and in bundles of older versions."""
     pixel_size: tuple[float, float, str] | None = None
     """Smallest and largest side of a pixel in the training, and their unit; None where that is not known."""
 

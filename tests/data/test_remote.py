@@ -10,7 +10,8 @@ import pytest
 import rasterio
 
 from pipeline import store
-from pipeline.data import remote
+from pipeline.data import rasters, remote
+from pipeline.data.grids import Grid
 from pipeline.data.handles import Handles
 from pipeline.data.readers.gdal import open_gdal
 from pipeline.data.remote import RemoteReader
@@ -18,6 +19,7 @@ from pipeline.data.windows import Window
 from pipeline.errors import SceneError, StorageError
 from pipeline.recipe.data import Reading
 from pipeline.recipe.storage import Storage
+from tests.data.readers.test_orientation import picture
 from tests.factory import NODATA, TRANSFORM, UTM, make_pixels, write_raster
 from tests.proxy import Remote
 from tests.servers import S3
@@ -177,3 +179,15 @@ def test_whole_files_are_fetched_once(proxy: Remote, s3_server: S3, tmp_path: Pa
     assert "GET" not in proxy.set().methods
     copy.write_bytes(b"x" * 10)
     assert store.local_file(uri).read_bytes() == b"x" * 1000
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
+def test_pictures_are_turned_and_bands_chosen(s3_server: S3, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"turned{ending}"
+    shown = picture(path, 6, height=300, width=400)
+    uri, reading = upload(s3_server, path), Reading(bands=(3, 1))
+    assert rasters.describe(uri).grid == rasters.describe(str(path)).grid == Grid(*shown.shape[1:])
+    window = Window(11, 17, 50, 60)
+    got, valid = rasters.read(uri, window, reading=reading)
+    assert valid.all() and got.shape == (2, 50, 60)
+    np.testing.assert_array_equal(got, rasters.read(str(path), window, reading=reading)[0])

@@ -67,7 +67,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
         except DataError as error:
             problems.insert(0, error)
     bands = matching.matched(infos, data)
-    if before is not None and known and bands.file_bands != (before.file_bands or before.bands):
+    if before is not None and known and (bands.file_bands or bands.bands) != (before.file_bands or before.bands):
         # What the last manifest tells of their bands is not all that their files hold.
         looks |= inspection.look_at_all([f for f in found if f.id in known], classes, data, progress)
         problems += [problem for i in known if i in looks for problem in looks[i].problems]

@@ -18,6 +18,7 @@ _ALPHA: Final = "use images with the same bands; a band that is marked as alpha 
 _RENAME: Final = (
     "correct the names in the files; if other names mean the same bands in the same order, name them in data.bands"
 )
+_OTHERWISE: Final = "otherwise"
 _CONVERT: Final = "convert them, for instance with `gdal_translate -ot`"
 
 
@@ -27,7 +28,7 @@ class Matched:
 
     Attributes:
         bands: names of the bands of all scenes.
-        file_bands: what most files call these bands, before `data.bands` names them anew.
+        file_bands: what files call these bands, before `data.bands` names them anew; () where files differ in that.
         numbers: for each scene whose bands are not read as they lie in its file, their numbers from 1 in it.
         problems: scenes whose bands or dtype are not those of the recipe or of most scenes.
         warnings: what was decided without the files saying so.
@@ -56,6 +57,7 @@ def matched(infos: Mapping[str, RasterInfo], data: Data) -> Matched:
     numbers: dict[str, tuple[int, ...]] = {}
     problems: list[DataError] = []
     warnings: list[str] = []
+    otherwise: list[str] = []
     for bands, ids in sorted(kinds.items()):
         outcome = _read_as(bands, wanted, kinds, data)
         if isinstance(outcome, SceneError):
@@ -64,8 +66,13 @@ def matched(infos: Mapping[str, RasterInfo], data: Data) -> Matched:
         places, warning = outcome
         if places != tuple(range(len(bands))):
             numbers |= dict.fromkeys(ids, tuple(place + 1 for place in places))
-        if warning:
+        if warning == _OTHERWISE:
+            otherwise += ids
+        elif warning:
             warnings.append(warning)
+    if otherwise and data.bands:
+        text = f"{_who(wanted, kinds.get(wanted, []))}, {len(otherwise)} others ({some(otherwise)}) call them otherwise"
+        warnings.append(f"{text}: data.bands takes them in file order as {', '.join(data.bands)}")
     names = tuple(data.bands or _apart(data, wanted))
     if len(names) != len(wanted):
         text = f"{_who(wanted, list(infos))}, but data.bands names {len(names)}: {', '.join(names)}"
@@ -74,7 +81,7 @@ def matched(infos: Mapping[str, RasterInfo], data: Data) -> Matched:
         text = f"the files call their bands {', '.join(wanted)}, data.bands calls the same bands {', '.join(names)}"
         hint = "name them in the order of the files; data.reading.bands chooses another order"
         problems.append(SceneError(text, hint))
-    return Matched(names, wanted, numbers, (*problems, *_types(infos)), tuple(warnings))
+    return Matched(names, () if otherwise else wanted, numbers, (*problems, *_types(infos)), tuple(warnings))
 
 
 def _read_as(
@@ -101,7 +108,7 @@ def _read_as(
         return SceneError(f"{what}, but {most}{lacking}", _RENAME)
     if wanted == tuple(data.bands):
         return as_they_lie, ""
-    return as_they_lie, f"{what}, and {most}: data.bands takes both in file order as {', '.join(data.bands)}"
+    return as_they_lie, _OTHERWISE
 
 
 def _who(bands: Sequence[str], ids: Sequence[str]) -> str:

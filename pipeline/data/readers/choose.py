@@ -152,8 +152,7 @@ def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
         reader = _open_tiff(uri, store.gdal_path(uri), None, label, reading)
         if reader.grid.georeferenced:
             return reader  # as it is stored, which costs no request
-        # The tag is at the beginning, but for files that were changed after they were made.
-        return orientation.oriented(reader, io.BytesIO(store.read_start(uri, _EXIF_BYTES)))
+        return orientation.oriented(reader, io.BytesIO(_with_exif(uri, size)))
     except gdal_setup.READ_ERRORS as error:
         if _UNKNOWN not in gdal_setup.reason(error):
             raise
@@ -164,6 +163,18 @@ def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
             raise
     local = store.local_file(uri)
     return _as_shown(_open_file(uri, local, label, reading), local)
+
+
+def _with_exif(uri: str, size: int) -> bytes:
+    """So much of the beginning of a file as holds the orientation tag, unless that is far behind the pixels.
+
+    JPEG and PNG have it before them; WebP at the end, and TIFF where the header says.
+    """
+    head = store.read_start(uri, _EXIF_BYTES)
+    end = min(size, orientation.first_page(head) + _EXIF_BYTES) if signs.is_tiff(head) else len(head)
+    if head.startswith(b"RIFF"):
+        end = size
+    return store.read_start(uri, end) if len(head) < end <= _COPIED_BYTES else head
 
 
 def _open_prefix(uri: str, label: bool, reading: Reading) -> Reader:

@@ -126,7 +126,7 @@ def tag(file: BinaryIO) -> int:
     head = file.read(12)
     try:
         if head[:2] in (b"II", b"MM"):
-            return _in_tiff(file, 0)
+            return _in_tiff(file)
         parts: Iterator[bytes] = iter(())
         if head.startswith(b"\xff\xd8"):
             parts = _of_jpeg(file)
@@ -135,20 +135,30 @@ def tag(file: BinaryIO) -> int:
         elif head.startswith(b"RIFF") and head[8:] == b"WEBP":
             parts = _of_chunks(file, 12, "<4sI", b"EXIF", 0)
         for part in parts:
-            return _in_tiff(io.BytesIO(part.removeprefix(_EXIF)), 0)
-    except (struct.error, ValueError, OSError):
+            return _in_tiff(io.BytesIO(part.removeprefix(_EXIF)))
+    except (struct.error, ValueError, OSError, OverflowError):
         pass
     return UPRIGHT
 
 
-def _in_tiff(file: BinaryIO, begin: int) -> int:
-    """The tag of the first page of a TIFF or BigTIFF that begins there."""
-    file.seek(begin)
+def first_page(head: bytes) -> int:
+    """Where the header of the first page of a TIFF or BigTIFF is, by the first 16 bytes of the file.
+
+    Raises:
+        struct.error: there are fewer.
+    """
+    order = "<" if head[:2] == b"II" else ">"
+    big = head[2:4] in (b"+\0", b"\0+")
+    return int(struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0])
+
+
+def _in_tiff(file: BinaryIO) -> int:
+    """The tag of the first page of a TIFF or BigTIFF."""
+    file.seek(0)
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     big = head[2:4] in (b"+\0", b"\0+")
-    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
-    file.seek(begin + offset)
+    file.seek(first_page(head))
     counted, entry = ("Q", "HHQ8s") if big else ("H", "HHI4s")
     (count,) = struct.unpack(order + counted, file.read(struct.calcsize(counted)))
     size = struct.calcsize(order + entry)

@@ -189,6 +189,21 @@ def test_names_of_the_recipe_choose_among_named_bands(tmp_path: Path) -> None:
         index(all_train(tmp_path, **{"data.bands": ["B04", "B03", "B05", "B01"]}))
 
 
+def test_files_that_name_bands_in_ways_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As fields of GRIB, whose names hold a time."""
+    for name in "abc":
+        make_scene(tmp_path, name, bands=2, names=(f"TMP_{name}", f"RH_{name}"))
+    with pytest.raises(errors.SceneError, match="2 bands"):
+        index(all_train(tmp_path))
+    recipe = all_train(tmp_path, **{"data.bands": ["t", "rh"]})
+    found = index(recipe)
+    assert (found.bands, found.file_bands) == (("t", "rh"), ())
+    assert said(caplog).count("in file order as t, rh") == 1
+    make_scene(tmp_path, "d", bands=2, names=("TMP_d", "RH_d"))
+    again = index(recipe)
+    assert again.bands == ("t", "rh") and [s.bands for s in again.scenes] == [()] * 4
+
+
 def test_chosen_bands_are_renamed_and_others_not_read(tmp_path: Path) -> None:
     pixels = scene_of(tmp_path, "a", [0, 1, 2, 3], (*NAMES, "B08"))
     recipe = all_train(tmp_path, **{"data.reading.bands": ["B08", 1], "data.bands": ["nir", "blue"]})
