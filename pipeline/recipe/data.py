@@ -44,7 +44,8 @@ class Reading(Section):
     any other, such as near infrared that a library has tagged as alpha."""
     greys: Literal["shown", "stored"] = "shown"
     """Values of images with a palette of greys, or whose 0 is white: `shown`: what viewers show, so that larger is
-    brighter; `stored`: positions in the palette, and the values as they are stored. Before this key existed: stored."""
+    brighter; `stored`: positions in a palette whose greys rise or fall throughout, and values as they are stored, as it
+    was before this key existed."""
     nodata_rule: Literal["all", "any"] = "all"
     """When nodata values make a pixel invalid: `all`: where every band holds one, as in GDAL's dataset mask; `any`:
     where one band does. NaN and infinity in any band always do. Before this key existed, the rule was `any`."""

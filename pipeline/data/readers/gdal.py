@@ -122,7 +122,7 @@ class GdalReader:
     has_alpha: bool
     """What is tagged as alpha is a mask and no band."""
     as_stored: bool
-    """Greys are positions in their palette, and 0 stays white."""
+    """Greys in order are positions in their palette, and 0 stays white."""
     rule: Rule
 
     def close(self) -> None:
@@ -187,9 +187,11 @@ class GdalReader:
             table[:, value] = color
         if (table[0] != table[1]).any() or (table[1] != table[2]).any():
             return table
-        if self.as_stored:
-            return None
         known = np.array(sorted(colors))
+        if self.as_stored:
+            steps = np.diff(table[0, known].astype(np.int16))
+            in_order = bool((steps >= 0).all() or (steps <= 0).all())
+            return None if in_order and (table[3, known] == 255).all() else table
         if sorted(table[0, known]) == [0, 255]:
             table[0] //= 255
         same = (table[0, known] == known).all() and (table[3, known] == 255).all()

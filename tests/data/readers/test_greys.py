@@ -40,7 +40,10 @@ def test_the_grey_value_counts_and_not_its_position(tmp_path: Path, ending: str,
     np.testing.assert_array_equal(pixels, GREYS[None])
     assert valid.all()
     np.testing.assert_array_equal(rasters.read_label(uri, ALL)[0], positions)
-    np.testing.assert_array_equal(rasters.read(uri, ALL, reading=Reading(greys="stored"))[0], positions[None])
+    stored = rasters.read(uri, ALL, reading=Reading(greys="stored"))[0]
+    padded = [*palette, 0] if ending == ".tif" else palette
+    in_order = padded in (sorted(padded), sorted(padded, reverse=True))
+    np.testing.assert_array_equal(stored, positions[None] if in_order else np.stack([GREYS] * 3))
 
 
 @pytest.mark.parametrize("ending", [".png", ".gif"])
