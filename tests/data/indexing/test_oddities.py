@@ -20,7 +20,7 @@ from pipeline.data.shards.prepare import prepare
 from pipeline.data.shards.reading import Shards
 from pipeline.data.statistics import measuring
 from pipeline.data.windows import Window
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, replace
 from pipeline.recipe.data import Reading
 from tests.factory import make_pixels, make_scene, recipe_for, write_raster
 
@@ -256,4 +256,7 @@ def test_a_manifest_from_before_these_keys(tmp_path: Path) -> None:
     for key in ("bands", "alpha", "greys", "nodata_rule"):
         del tree["data"]["reading"][key]
     pointer.write_text(json.dumps(tree))
-    assert current(recipe).digest == made.digest
+    # It was made when the rule for nodata was `any`: training on it by another rule must not happen in silence.
+    with pytest.raises(errors.ManifestError, match=r"made with other values of data\.reading"):
+        current(recipe)
+    assert current(replace(recipe, {"data.reading.nodata_rule": "any"})).digest == made.digest
