@@ -22,6 +22,8 @@ from pipeline.data.splits.dividing import SPLITS
 from pipeline.errors import ManifestError
 
 MANIFEST_VERSION: Final = 4
+_WHOLE_ROWS: Final = 4
+"""From this version on, the digest covers all that a row says."""
 _METADATA_KEY: Final = b"segpipe"
 _PATHS: Final = ("image", "label", "aoi", "footprint")
 _SCHEMA: Final = pa.schema(
@@ -58,6 +60,8 @@ class Manifest:
         digest: 64 hex digits, the version of the data. Neither the folder nor the files' dates are in it.
         quarantined: id and reason of the scenes that were found and left out.
         file_bands: what the files call the bands; () where they differ in that, and in manifests of older versions.
+        file_nodata: the nodata value that every image declares; None where they do not, or that is not known.
+        version: which rule the digest follows.
     """
 
     scenes: tuple[Scene, ...]
@@ -68,6 +72,8 @@ class Manifest:
     digest: str
     quarantined: tuple[tuple[str, str], ...] = ()
     file_bands: tuple[str, ...] = ()
+    file_nodata: float | None = None
+    version: int = MANIFEST_VERSION
 
     @classmethod
     def of(
@@ -78,21 +84,16 @@ class Manifest:
         classes: Classes,
         data: dict[str, Any],
         quarantined: Iterable[tuple[str, str]] = (),
+        version: int = MANIFEST_VERSION,
     ) -> Manifest:
-        """Sort the scenes and compute the digest."""
+        """Sort the scenes and compute the digest, by the rule of a version."""
         ordered = tuple(sorted(rows, key=lambda s: s.id))
         names = tuple(bands)
-        root = data["root"]
-        content = [
-            [s.id, _relative(s.image, root), s.label and _relative(s.label, root), s.stamp, s.split, s.group]
-            + ([s.slices, s.origin, s.height, s.width, s.aoi and _relative(s.aoi, root)] if _is_special(s) else [])
-            + ([_relative(s.footprint, root)] if s.footprint is not None else [])
-            + ([{"bands": s.bands}] if s.bands else [])
-            for s in ordered
-        ]
+        entry = _entry if version >= _WHOLE_ROWS else _entry_of_old
+        content = [entry(scene, data["root"]) for scene in ordered]
         tree = [content, names, dtype, classes.to_json(), data["nodata"]]
         digest = hashlib.sha256(json.dumps(tree, separators=(",", ":")).encode()).hexdigest()
-        return cls(ordered, names, dtype, classes, data, digest, tuple(quarantined))
+        return cls(ordered, names, dtype, classes, data, digest, tuple(quarantined), version=version)
 
     def split(self, name: str) -> tuple[Scene, ...]:
         """The scenes of a split.
@@ -126,7 +127,7 @@ class Manifest:
             for s in self.scenes
         ]
         metadata = {
-            "version": MANIFEST_VERSION,
+            "version": self.version,
             "digest": self.digest,
             "bands": self.bands,
             "dtype": self.dtype,
@@ -134,6 +135,7 @@ class Manifest:
             "data": self.data,
             "quarantined": self.quarantined,
             "file_bands": self.file_bands,
+            "file_nodata": self.file_nodata,
         }
         schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
         sink = io.BytesIO()
@@ -162,10 +164,12 @@ class Manifest:
             Classes.from_json(metadata["classes"]),
             data,
             ((i, reason) for i, reason in metadata.get("quarantined", ())),
+            metadata["version"],
         )
         if manifest.digest != metadata["digest"]:
             raise ManifestError(f"{uri}: the content does not have the digest it names", "run `segpipe index` again")
-        return replace(manifest, file_bands=tuple(metadata.get("file_bands", ())))
+        file_bands = tuple(metadata.get("file_bands", ()))
+        return replace(manifest, file_bands=file_bands, file_nodata=metadata.get("file_nodata"))
 
     def summary(self) -> dict[str, Any]:
         """What was found, as plain JSON."""
@@ -189,6 +193,21 @@ class Manifest:
         return [(name, count, count / total) for name, count in zip(self.classes.names, pixels, strict=True)]
 
 
+def _entry(scene: Scene, root: str) -> dict[str, Any]:
+    """What the digest covers of a scene: all of it, but the folder it is in and the dates of its files."""
+    row = asdict(scene) | {key: uri and _relative(uri, root) for key in _PATHS for uri in [getattr(scene, key)]}
+    return {key: value for key, value in row.items() if key != "seen"}
+
+
+def _entry_of_old(scene: Scene, root: str) -> list[Any]:
+    """What the digest covered up to version 3."""
+    paths = {key: uri and _relative(uri, root) for key in _PATHS for uri in [getattr(scene, key)]}
+    row = [scene.id, paths["image"], paths["label"], scene.stamp, scene.split, scene.group]
+    if _is_special(scene):
+        row += [scene.slices, scene.origin, scene.height, scene.width, paths["aoi"]]
+    return row if scene.footprint is None else [*row, paths["footprint"]]
+
+
 def _split_summary(chosen: Sequence[Scene]) -> dict[str, int]:
     return {
         "scenes": len(chosen),
@@ -203,7 +222,7 @@ def _relative(uri: str, root: str) -> str:
 
 
 def _is_special(scene: Scene) -> bool:
-    """Whether its digest needs more than that of a scene which is one plain raster."""
+    """Whether it is more than one plain raster."""
     return scene.slices != 1 or scene.origin != (0, 0) or scene.aoi is not None
 
 

@@ -1,6 +1,6 @@
 """The bundle: everything needed to predict from a raw raster. A directory or prefix with two files, and no pickle.
 
-bundle.json           what the network is, its classes and bands, and where it comes from
+bundle.json           what the network is, its classes and bands, where it comes from, and a digest of all this
 weights.safetensors   its weights; their sha256 is in bundle.json
 """
 
@@ -33,9 +33,13 @@ from pipeline.model import optimise
 from pipeline.model.networks import Network, build
 from pipeline.recipe import Predict
 from pipeline.recipe import networks as sections
+from pipeline.recipe.data import BEFORE, Reading
 
-BUNDLE_VERSION: Final = 2
-"""The second says how pixels are normalised; in the first it was always by mean and standard deviation."""
+BUNDLE_VERSION: Final = 3
+"""The second says how pixels are normalised; in the first it was always by mean and standard deviation. From the third
+on, bundle.json holds a digest of all else that it says."""
+_WITH_DIGEST: Final = 3
+_DIGEST: Final = "sha256"
 META: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 FILES: Final = (META, WEIGHTS)
@@ -60,6 +64,7 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
     normalisation: Normalisation | None = None,
     file_bands: Sequence[str] = (),
     pixel_size: tuple[float, float, str] | None = None,
+    file_nodata: float | None = None,
 ) -> Bundle:
     """Write a bundle to a directory or s3:// prefix; it replaces what is there, at once.
 
@@ -95,8 +100,11 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
             normalisation=normalisation or plain(statistics),
             file_bands=tuple(file_bands),
             pixel_size=pixel_size,
+            file_nodata=file_nodata,
         )
-        store.write_json(str(local / META), bundle.to_json())
+        tree = store.nan_to_null(bundle.to_json())
+        bundle = replace(bundle, meta_sha256=_sha256_of(tree))
+        store.write_json(str(local / META), {**tree, _DIGEST: bundle.meta_sha256})
         store.upload_dir(local, str(uri), last=META)
     return bundle
 
@@ -144,6 +152,12 @@ def _parse(uri: str, tree: Any) -> Bundle:
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise BundleError(f"{uri}: {META} is incomplete or damaged: {what}", "make the bundle again") from error
+    if tree["bundle_version"] >= _WITH_DIGEST and tree.get(_DIGEST) != (found := _sha256_of(tree)):
+        raise BundleError(
+            f"{uri}: {META} has changed since the bundle was made: its sha256 is {found[:12]}..., "
+            f"it says {str(tree.get(_DIGEST))[:12]}...",
+            "copy the bundle again from where it was made",
+        )
     if len(bundle.statistics.mean) != bundle.num_bands:
         counts = f"{bundle.num_bands} bands but statistics of {len(bundle.statistics.mean)}"
         raise BundleError(f"{uri}: {META} is damaged: {counts}", "make the bundle again")
@@ -169,6 +183,12 @@ def _candidates(uri: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of(tree: Mapping[str, Any]) -> str:
+    """Of what a bundle.json says besides its own digest, however it is laid out."""
+    said = {key: value for key, value in tree.items() if key != _DIGEST}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _program() -> str:
@@ -210,6 +230,10 @@ class Bundle:
     """What the files of the training call the bands; () where they differ in that, and in bundles of older versions."""
     pixel_size: tuple[float, float, str] | None = None
     """Smallest and largest side of a pixel in the training, and their unit; None where that is not known."""
+    file_nodata: float | None = None
+    """The nodata value that all files of the training declare; None where they do not, or that is not known."""
+    meta_sha256: str | None = None
+    """64 hex digits of all that its bundle.json says; None in bundles of older versions."""
 
     @property
     def num_bands(self) -> int:
@@ -226,6 +250,18 @@ class Bundle:
         """multiclass, or multilabel: a pixel can be of several classes or none."""
         task: Task = self.recipe.get("data", {}).get("task", "multiclass")
         return task
+
+    @property
+    def reading(self) -> Reading:
+        """How the recipe reads images; an older one as it was meant then."""
+        section = self.recipe.get("data", {}).get("reading", {})
+        return Reading.model_validate(BEFORE | section)
+
+    @property
+    def nodata(self) -> float | None:
+        """The nodata value that the recipe gives, else the one that all files of the training declare, if known."""
+        given = self.recipe.get("data", {}).get("nodata")
+        return self.file_nodata if given is None else float(given)
 
     @property
     def digest(self) -> str:
@@ -267,7 +303,7 @@ class Bundle:
         return {name: value for name, value in self.__dict__.items() if name != "network"}
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; the place is left out, since a bundle can be copied."""
+        """As plain values; the place is left out, since a bundle can be copied, and the digest of these values."""
         return {
             "bundle_version": BUNDLE_VERSION,
             "program": _program(),
@@ -287,6 +323,7 @@ class Bundle:
             "run_id": self.run_id,
             "file_bands": list(self.file_bands),
             "pixel_size": self.pixel_size and list(self.pixel_size),
+            "file_nodata": self.file_nodata,
         }
 
     @classmethod
@@ -313,6 +350,8 @@ class Bundle:
             normalisation=Normalisation.from_json(normalisation) if normalisation else plain(statistics),
             file_bands=tuple(map(str, tree.get("file_bands", ()))),
             pixel_size=(float(size[0]), float(size[1]), str(size[2])) if size else None,
+            file_nodata=None if tree.get("file_nodata") is None else float(tree["file_nodata"]),
+            meta_sha256=tree.get(_DIGEST),
         )
 
     def at(self, uri: str) -> Bundle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -36,20 +36,13 @@ class Input(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def reading_of(recipe: Mapping[str, Any]) -> Reading:
-    """How the recipe of a bundle reads images; before these keys existed, nodata was judged in any band, and greys were
-    taken as they are stored."""
-    section = recipe.get("data", {}).get("reading", {})
-    return Reading.model_validate({"nodata_rule": "any", "greys": "stored", **section})
-
-
 def fitted(image: str, bundle: Bundle) -> Input:
     """Find the bands that a bundle takes in an image: by name where both have names, else by position.
 
     Raises:
         SceneError: the image cannot be read, or lacks a band.
     """
-    reading = reading_of(bundle.recipe)
+    reading = bundle.reading
     whole = rasters.describe(image, reading=reading.model_copy(update={"bands": None}))
     numbers, warning = _numbers(image, whole.bands, bundle, reading)
     reading = reading.model_copy(update={"bands": numbers})
@@ -132,7 +125,7 @@ def other_ways(bundle: Bundle, reading: Reading) -> list[tuple[str, Any, Any]]:
     """Keys of `data.reading` that decide what pixels are, with the bundle's and another value, where these differ."""
     if "data" not in bundle.recipe:
         return []
-    ours = reading_of(bundle.recipe)
+    ours = bundle.reading
     return [
         (key, getattr(ours, key), getattr(reading, key))
         for key in ("mpp", "axis", "hounsfield", "alpha", "greys", "nodata_rule")

@@ -25,12 +25,12 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from pipeline import store
 from pipeline.errors import BundleError
 from pipeline.model import bundle as bundles
-from pipeline.model.bundle import FILES, Bundle
+from pipeline.model.bundle import FILES, META, WEIGHTS, Bundle
 from pipeline.model.on_mlflow_server import SQLITE, asking, default_sqlite, or_none
 from pipeline.model.on_mlflow_server import check as check
 from pipeline.model.on_mlflow_server import client as client
@@ -42,6 +42,7 @@ from pipeline.model.on_mlflow_server import tracking_uri as tracking_uri
 logger = logging.getLogger(__name__)
 
 SHA_TAG: Final = "weights_sha256"
+META_TAG: Final = "bundle_sha256"
 _BUNDLE_DIR: Final = "artifacts/bundle"  # where MLflow's pyfunc layout puts an artifact called bundle
 _REQUIRED: Final = (
     *("segpipe", "mlflow", "torch", "timm", "numpy", "safetensors", "pydantic", "ruamel.yaml", "fsspec", "rich"),
@@ -119,18 +120,21 @@ def pull(uri: str, *, tracking: str | None = None) -> Bundle:
     check(tracking)
     api = client(tracking)
     with asking(tracking):
-        places, expected = _run_places(api, uri) if uri.startswith("runs:/") else _version_places(api, uri)
+        places, tags = _run_places(api, uri) if uri.startswith("runs:/") else _version_places(api, uri)
         local = next((found for place in places if (found := _fetch(tracking, place))), None)
     if local is None:
         hint = "it was not made by segpipe, or its artifacts were removed"
         raise BundleError(f"{uri} at {shown(tracking)} holds no bundle ({' and '.join(FILES)})", hint)
     bundle = bundles.load(local)
-    if expected not in (None, bundle.weights_sha256):
-        raise BundleError(
-            f"{uri}: the weights are not those that were registered: their sha256 is {bundle.digest}..., "
-            f"the registry says {expected[:12]}...",
-            "somebody has replaced the artifact; register the bundle again",
-        )
+    digests = {SHA_TAG: bundle.weights_sha256, META_TAG: bundle.meta_sha256}
+    for tag, digest in digests.items():
+        if tags.get(tag, digest) != digest:
+            file = WEIGHTS if tag == SHA_TAG else META
+            raise BundleError(
+                f"{uri}: the contents of {file} are not those that were registered: the sha256 is {str(digest)[:12]}"
+                f"..., the registry says {tags[tag][:12]}...",
+                "somebody has replaced the artifact; register the bundle again",
+            )
     return bundle
 
 
@@ -174,6 +178,7 @@ def _tags(bundle: Bundle) -> dict[str, str]:
     scores = {f"score.{name}": f"{value:.6f}" for name, value in bundle.scores.items() if math.isfinite(value)}
     tags = {
         SHA_TAG: bundle.weights_sha256,
+        **({META_TAG: bundle.meta_sha256} if bundle.meta_sha256 else {}),
         "manifest_digest": bundle.manifest_digest,
         "fingerprint": bundle.fingerprint,
         "step": str(bundle.step),
@@ -223,6 +228,13 @@ def _pyfunc(bundle: Bundle, directory: Path) -> Path:
         signature=ModelSignature(
             Schema([TensorSpec(np.dtype(bundle.dtype), (-1, -1, -1, channels))]),
             Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
+            ParamSchema(
+                [
+                    ParamSpec("nodata", "double", math.nan),
+                    ParamSpec("window", "long", 0),
+                    ParamSpec("overlap", "double", bundle.predict.overlap),
+                ]
+            ),
         ),
         input_example=np.zeros((1, 4, 4, channels), bundle.dtype),
         pip_requirements=_requirements(),  # MLflow's guess takes a minute and leaves out torch
@@ -242,8 +254,8 @@ def _requirements() -> list[str]:
     return found
 
 
-def _version_places(client: MlflowClient, uri: str) -> tuple[list[str], str | None]:
-    """Where the bundle of a models:/ URI may be, and the sha256 of its weights."""
+def _version_places(client: MlflowClient, uri: str) -> tuple[list[str], dict[str, str]]:
+    """Where the bundle of a models:/ URI may be, and the tags of its version, which name its digests."""
     asked = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))?", uri)
     if asked is None:
         raise BundleError(f"{uri} is no model", "write models:/NAME/VERSION or models:/NAME@ALIAS")
@@ -262,10 +274,10 @@ def _version_places(client: MlflowClient, uri: str) -> tuple[list[str], str | No
         points = ", ".join(f"{alias} -> {version}" for alias, version in sorted(known.items())) or "none"
         raise BundleError(f"{uri}: {name} {what}", f"versions: {numbers}; aliases: {points}")
     root = client.get_model_version_download_uri(name, match.version)
-    return [f"{root.rstrip('/')}/{_BUNDLE_DIR}"], match.tags.get(SHA_TAG)
+    return [f"{root.rstrip('/')}/{_BUNDLE_DIR}"], dict(match.tags)
 
 
-def _run_places(client: MlflowClient, uri: str) -> tuple[list[str], str | None]:
+def _run_places(client: MlflowClient, uri: str) -> tuple[list[str], dict[str, str]]:
     """Where the bundle of a runs:/ URI may be: in a model that the run logged, else among its artifacts."""
     run_id, _, path = uri.removeprefix("runs:/").strip("/").partition("/")
     run = or_none(client.get_run, run_id)
@@ -275,11 +287,11 @@ def _run_places(client: MlflowClient, uri: str) -> tuple[list[str], str | None]:
     if path:
         if ".." in path.split("/"):
             raise BundleError(f"{uri} leaves the run's directory", "write runs:/ID/PATH")
-        return [f"{root}/{path}", f"{root}/{path}/{_BUNDLE_DIR}"], None
+        return [f"{root}/{path}", f"{root}/{path}/{_BUNDLE_DIR}"], {}
     outputs = run.outputs.model_outputs if run.outputs else []
     logged = [client.get_logged_model(one.model_id) for one in sorted(outputs, key=lambda one: -one.step)]
     places = [f"{model.artifact_location.rstrip('/')}/{_BUNDLE_DIR}" for model in logged]
-    return [*places, f"{root}/bundle"], None
+    return [*places, f"{root}/bundle"], {}
 
 
 def _fetch(tracking: str, place: str) -> Path | None:

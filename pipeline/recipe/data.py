@@ -58,6 +58,10 @@ class Reading(Section):
         return bands
 
 
+BEFORE: Final = {"nodata_rule": "any", "greys": "stored"}
+"""What a `reading` that does not have these keys meant before they existed."""
+
+
 class Fail(Section):
     """A scene that cannot be read ends the work."""
 

@@ -235,6 +235,7 @@ def _bundle(parts: _Parts, network: networks.Network, outcome: loop.Outcome) -> 
         run_id=(payload["mlflow"] or {}).get("run_id"),
         normalisation=parts.normalisation,
         file_bands=manifest.file_bands,
+        file_nodata=manifest.file_nodata,
         pixel_size=manifest.pixel_size("train"),
     )
 

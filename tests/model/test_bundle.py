@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,12 +111,67 @@ def test_newer_version_says_which_program_reads_it(tmp_path: Path) -> None:
     small.save(tmp_path / "a")
     path = tmp_path / "a" / META
     # A newer one may lack what this one needs: the version must be looked at first.
-    path.write_text(json.dumps({"bundle_version": 3, "program": "9.8.7"}))
+    path.write_text(json.dumps({"bundle_version": 4, "program": "9.8.7"}))
     with pytest.raises(
-        BundleError, match=r"bundle of version 3, made by segpipe 9\.8\.7.*reads versions up to 2"
+        BundleError, match=r"bundle of version 4, made by segpipe 9\.8\.7.*reads versions up to 3"
     ) as caught:
         bundles.load(tmp_path / "a")
     assert caught.value.hint == "install segpipe 9.8.7 or newer"
+
+
+def _reverse_names(tree: dict) -> None:
+    tree["classes"]["names"].reverse()
+
+
+def _reverse_bands(tree: dict) -> None:
+    tree["bands"].reverse()
+
+
+def _shift_mean(tree: dict) -> None:
+    tree["statistics"]["mean"][0] += 1
+
+
+def _larger_window(tree: dict) -> None:
+    tree["predict"]["window"] = 128
+
+
+def _other_recipe(tree: dict) -> None:
+    tree["recipe"]["data"]["nodata"] = 5
+
+
+def _no_digest(tree: dict) -> None:
+    del tree["sha256"]
+
+
+@pytest.mark.parametrize(
+    "change", [_reverse_names, _reverse_bands, _shift_mean, _larger_window, _other_recipe, _no_digest]
+)
+def test_changed_json_is_refused(place: str, change: Callable[[dict], None]) -> None:
+    small.save(place)
+    tree = store.read_json(store.join(place, META))
+    change(tree)
+    store.write_json(store.join(place, META), tree)
+    with pytest.raises(BundleError, match=r"bundle\.json has changed since the bundle was made"):
+        bundles.load(place)
+
+
+def test_json_in_another_layout_is_the_same(tmp_path: Path) -> None:
+    saved = small.save(tmp_path / "a")
+    path = tmp_path / "a" / META
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True, indent=3))
+    assert bundles.load(tmp_path / "a").meta_sha256 == saved.meta_sha256
+
+
+def test_a_bundle_of_an_older_version_has_no_digest(tmp_path: Path) -> None:
+    small.save(tmp_path / "a", recipe={"data": {"nodata": None, "reading": {}}})
+    path = tmp_path / "a" / META
+    tree = json.loads(path.read_text()) | {"bundle_version": 2}
+    for key in ("sha256", "file_bands", "pixel_size", "file_nodata"):
+        del tree[key]
+    path.write_text(json.dumps(tree))
+    loaded = bundles.load(tmp_path / "a")
+    assert (loaded.meta_sha256, loaded.file_bands, loaded.nodata) == (None, (), None)
+    assert loaded.reading.nodata_rule == "any"
 
 
 @pytest.mark.parametrize("key", ["model", "classes", "bands", "statistics", "weights_sha256", "recipe"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -10,20 +11,27 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
 import pytest
+import rasterio
 import torch
 from mlflow import MlflowClient
 
 from pipeline import store
+from pipeline.data.classes import IGNORE
+from pipeline.data.statistics.normalise import Normalisation
 from pipeline.errors import BundleError, RecipeError, TrackingError
 from pipeline.model import on_mlflow
 from pipeline.model.bundle import META, WEIGHTS, Bundle
+from pipeline.model.on_mlflow_pyfunc import Segmenter
 from pipeline.model.predict import predict
 from pipeline.recipe import Recipe
+from tests.factory import TRANSFORM, UTM, write_raster
 from tests.model import small
 from tests.model.test_predict import write_scene
 from tests.servers import S3
@@ -93,6 +101,7 @@ def check_round_trip(client: MlflowClient, uri: str, run_id: str, name: str, ver
     assert registered.run_id == run_id
     assert registered.tags == {
         "weights_sha256": bundle.weights_sha256,
+        "bundle_sha256": bundle.meta_sha256,
         "manifest_digest": bundle.manifest_digest,
         "fingerprint": bundle.fingerprint,
         "step": "7",
@@ -220,6 +229,98 @@ def test_weights_replaced_in_the_registry(sqlite: str, bundle: Bundle, tmp_path:
     (root / "artifacts" / "bundle" / WEIGHTS).unlink()
     with pytest.raises(BundleError, match="holds no bundle"):
         on_mlflow.pull("models:/swapped/1", tracking=sqlite)
+
+
+def test_class_names_reversed_in_the_registry(sqlite: str, bundle: Bundle, tmp_path: Path) -> None:
+    """Also by somebody who makes the digest in the file right, or takes it out as if the bundle were an old one."""
+    client, run_id = new_run(sqlite, tmp_path)
+    version = on_mlflow.push(bundle, uri=sqlite, run_id=run_id, name="renamed", tags={})
+    root = Path(client.get_model_version_download_uri("renamed", version).removeprefix("file://"))
+    place = root / "artifacts" / "bundle"
+    classes = replace(bundle.classes, names=bundle.classes.names[::-1])
+    changed = small.save(place, classes=classes, run_id=None)
+    assert changed.weights_sha256 == bundle.weights_sha256
+    with pytest.raises(BundleError, match=r"bundle\.json are not those that were registered"):
+        on_mlflow.pull("models:/renamed/1", tracking=sqlite)
+    tree = store.read_json(str(place / META))
+    store.write_json(str(place / META), {k: v for k, v in tree.items() if k != "sha256"} | {"bundle_version": 2})
+    with pytest.raises(BundleError, match=r"bundle\.json are not those that were registered"):
+        on_mlflow.pull("models:/renamed/1", tracking=sqlite)
+
+
+def holes(nodata: float, dtype: str = "uint16", bands: int = 4) -> np.ndarray:
+    """One image [1, H, W, C] of the size of the bundle's window; a third is nodata."""
+    image = np.random.default_rng(1).integers(100, 300, (1, 64, 64, bands)).astype(dtype)
+    image[0, 10:40, 5:50] = nodata
+    return image
+
+
+@pytest.mark.parametrize("way", ["recipe", "files", "param", "nan", "per_scene"])
+def test_a_pyfunc_predicts_as_predict_does_around_nodata(tmp_path: Path, way: str) -> None:
+    nodata = 0 if way != "nan" else math.nan
+    image = holes(nodata, "float32" if way == "nan" else "uint16")
+    changes: dict = {"dtype": str(image.dtype), "recipe": {"data": {"nodata": 0 if way == "recipe" else None}}}
+    changes |= {"file_nodata": 0.0} if way in ("files", "per_scene") else {}
+    if way == "per_scene":
+        changes["normalisation"] = Normalisation("per_scene", *((v,) * 4 for v in (0.0, 1.0, 0.0, 1.0)))
+    made = small.save(tmp_path / "bundle", **changes)
+    write_raster(
+        tmp_path / "images" / "a.tif", np.moveaxis(image[0], -1, 0), crs=UTM, transform=TRANSFORM, nodata=nodata
+    )
+    (written,) = predict(made, str(tmp_path / "images" / "a.tif"), str(tmp_path / "out"))
+    with rasterio.open(written) as dataset:
+        expected = dataset.read(1)
+    model = served(made)
+    found = model.predict(None, image, {"nodata": 0.0} if way == "param" else None)[0]
+    assert (expected == IGNORE).sum() == 30 * 45
+    assert (found == expected).all()
+    if way in ("recipe", "files"):
+        assert (model.predict(None, image, {"nodata": 77.0}) == IGNORE).sum() == 0
+
+
+def test_a_pyfunc_predicts_large_images_by_windows_as_predict_does(tmp_path: Path) -> None:
+    made = small.save(tmp_path / "bundle", recipe={"data": {"nodata": 0}})
+    image = np.tile(holes(0), (1, 3, 2, 1))[:, :150, :100]
+    write_raster(tmp_path / "images" / "a.tif", np.moveaxis(image[0], -1, 0), crs=UTM, transform=TRANSFORM)
+    (written,) = predict(made, str(tmp_path / "images" / "a.tif"), str(tmp_path / "out"))
+    with rasterio.open(written) as dataset:
+        expected = dataset.read(1)
+    assert (served(made).predict(None, image, {"window": 64, "overlap": 0.25})[0] == expected).all()
+
+
+def test_a_pyfunc_refuses_params_that_it_does_not_know(bundle: Bundle) -> None:
+    with pytest.raises(RecipeError, match="params: threshold unknown"):
+        served(bundle).predict(None, raw_images(), {"threshold": 0.5})
+
+
+def test_planes_of_invalid_pixels_are_ignored_too(tmp_path: Path) -> None:
+    made = small.save(tmp_path / "bundle", recipe={"data": {"nodata": 0, "task": "multilabel"}})
+    found = served(made).predict(None, holes(0))
+    assert found.shape == (1, 64, 64, 3)
+    assert ((found == IGNORE).all(axis=-1) == (holes(0) == 0).all(axis=-1)).all()
+
+
+def served(bundle: Bundle) -> Segmenter:
+    """The model as MLflow would load it, without a registry."""
+    model = Segmenter()
+    model.load_context(SimpleNamespace(model_config=None, artifacts={"bundle": bundle.uri}))
+    return model
+
+
+def test_params_are_part_of_the_registered_signature(
+    sqlite: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_mlflow.push(bundle, uri=sqlite, run_id=None, name="with_params", tags={})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite)
+    model = mlflow.pyfunc.load_model("models:/with_params/1")
+    assert [p.name for p in model.metadata.signature.params] == ["nodata", "window", "overlap"]
+    first = raw_images()[0, 0, 0, 0]
+    images = np.full_like(raw_images(), 50)
+    assert (model.predict(images, params={"nodata": 50.0}) == IGNORE).all()
+    invalid = model.predict(raw_images(), params={"nodata": float(first)}) == IGNORE
+    assert (invalid == (raw_images() == first).any(axis=-1)).all()  # the rule of bundles that do not name one
+    with pytest.raises(mlflow.exceptions.MlflowException, match="nodata"):
+        model.predict(images, params={"nodata": "many"})
 
 
 def test_what_is_not_there_is_answered_with_what_is(sqlite: str, bundle: Bundle, tmp_path: Path) -> None:

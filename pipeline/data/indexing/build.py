@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from pipeline.data.splits.dividing import ScenePart
 from pipeline.errors import DataError, ManifestError, PipelineError
 from pipeline.log import Advance
 from pipeline.recipe import Data, Recipe
-from pipeline.recipe.data import Quarantine
+from pipeline.recipe.data import BEFORE, Quarantine
 from pipeline.recipe.sampling import BlocksSplit, HashSplit
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     ]
     settings = data.model_dump(mode="json")
     manifest = Manifest.of(rows, bands.bands, infos[found[0].id].dtype, classes, settings, quarantined)
-    manifest = replace(manifest, file_bands=bands.file_bands)
+    nodata = _common_nodata(headers.values(), before if known else None)
+    manifest = replace(manifest, file_bands=bands.file_bands, file_nodata=nodata)
     _publish(recipe, manifest, before)
     _tell(recipe, manifest)
     if before is not None:
@@ -190,6 +192,15 @@ def _remembered(before: Manifest | None, known: Mapping[str, Scene]) -> dict[str
     }
 
 
+def _common_nodata(headers: Iterable[RasterInfo], before: Manifest | None) -> float | None:
+    """The finite nodata value that all images declare in all bands, those of the last manifest included."""
+    declared = {value for info in headers for value in info.nodata or (None,)}
+    if before is not None:
+        declared.add(before.file_nodata)
+    (value,) = declared if len(declared) == 1 else (None,)
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _sorted_out(
     found: Sequence[Found], looks: Mapping[str, Look], on_error: Any
 ) -> tuple[list[Found], list[tuple[str, str]], list[DataError]]:
@@ -246,9 +257,9 @@ def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
 
 
 def _completed(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A data section of an older version with the defaults of the keys that it did not know."""
+    """A data section of an older version with the keys that it did not know, as they were meant."""
     try:
-        return Data.model_validate(data).model_dump(mode="json")
+        return Data.model_validate({**data, "reading": BEFORE | data.get("reading", {})}).model_dump(mode="json")
     except ValidationError:
         return data
 

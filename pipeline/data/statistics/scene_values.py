@@ -74,9 +74,8 @@ def reader(read: Read, height: int, width: int, slices: int = 1) -> Read:
     return normalised
 
 
-def whole(image: NDArray[Any]) -> NDArray[np.float32]:
-    """An image [C, H, W] in memory that is a scene by itself, normalised; pixels that are not finite become 0."""
-    valid: NDArray[np.bool_] = np.isfinite(image).all(axis=0)
+def whole(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """An image [C, H, W] in memory that is a scene by itself, normalised; 0 where it is not valid [H, W]."""
 
     def read(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         area = np.s_[..., window.row : window.row + window.height, window.col : window.col + window.width]
