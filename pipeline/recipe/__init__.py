@@ -174,7 +174,8 @@ class Compute(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
     threads_per_worker: Positive | None = None
-    """Threads of torch in each worker; by default the node's cores divided by its workers."""
+    """Threads of torch in each worker. By default OMP_NUM_THREADS where the command was typed, if it is set there, else
+    the node's cores divided by its workers. In a job on a cluster, and under torchrun, set this one."""
     feed_threads: Positive = 2
     """Reading threads of the local feed; at least 16 where scenes lie in a bucket, since they mostly wait."""
     block_batches: Positive = 4

@@ -34,7 +34,7 @@ from pipeline.model.device import device_of
 from pipeline.recipe import Recipe, absolute, replace
 from pipeline.train import on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
-from pipeline.train.worker import joined, work
+from pipeline.train.worker import joined, stated_threads, work
 from pipeline.world import World
 
 RECIPE = "recipe.json"
@@ -90,6 +90,8 @@ def fit(
         if world.size > 1:
             stack.enter_context(joined(world, device_of(recipe.compute.device, world.local_rank)))
         payload = _agreed(world, lambda: _open(recipe, manifest, overwrite, parent or Parent(), stack))
+        # A trial runs in a process of Ray, which sets OMP_NUM_THREADS: the search has said what the user wants.
+        payload["threads"] = recipe.compute.threads_per_worker if parent else stated_threads(recipe.compute, world)
         if not world.leader:
             return bundle.load(work(payload, host or LocalHost())["bundle"])
         stack.enter_context(_closing(payload))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import distributed as dist
@@ -31,7 +31,7 @@ from pipeline.data.statistics.normalise import Normalisation
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.model import bundle, losses, networks
 from pipeline.model.device import device_of
-from pipeline.recipe import Recipe
+from pipeline.recipe import Compute, Recipe
 from pipeline.train import checkpoint, loop
 from pipeline.train.host import BUNDLE, MANIFEST, Host, NoTracker
 from pipeline.train.on_mlflow import Tracker
@@ -39,6 +39,9 @@ from pipeline.train.validate import Validation
 from pipeline.world import World
 
 logger = logging.getLogger(__name__)
+
+_JOB: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the entry point of a job."""
 
 
 def work(
@@ -61,7 +64,7 @@ def work(
     recipe, world = Recipe.model_validate(payload["recipe"]), World.detect()
     store.configure(recipe.compute.storage)
     device = device or device_of(recipe.compute.device, world.local_rank)
-    _prepare(recipe, world, device)
+    _prepare(recipe, world, device, payload.get("threads"))
     with joined(world, device):
         manifest = Manifest.read(store.join(payload["run_uri"], MANIFEST), root=recipe.data.root)
         statistics = Statistics.from_json(payload["statistics"])
@@ -112,7 +115,21 @@ def cores() -> int:
     return count if quota == "max" else max(1, min(count, int(quota) // int(period)))
 
 
-def _prepare(recipe: Recipe, world: World, device: torch.device) -> None:
+def stated_threads(compute: Compute, world: World) -> int | None:
+    """Threads of torch that the user asks for, by `compute.threads_per_worker` or OMP_NUM_THREADS; None for neither.
+
+    torchrun, and Ray in its jobs, set OMP_NUM_THREADS to 1 where nobody did, so that there a 1 is not taken for a wish.
+    """
+    if compute.threads_per_worker is not None:
+        return compute.threads_per_worker
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" is for nested regions
+    threads = int(first) if first.isdecimal() else 0
+    if threads == 1 and (world.size > 1 or _JOB in os.environ):
+        return None
+    return threads or None
+
+
+def _prepare(recipe: Recipe, world: World, device: torch.device, threads: int | None) -> None:
     if recipe.train.global_batch % world.size:
         batch = recipe.train.global_batch
         fits = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
@@ -122,7 +139,7 @@ def _prepare(recipe: Recipe, world: World, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # all batches have one shape
-    torch.set_num_threads(recipe.compute.threads_per_worker or max(1, cores() // world.local_size))
+    torch.set_num_threads(threads or recipe.compute.threads_per_worker or max(1, cores() // world.local_size))
 
 
 def _local_feed(parts: _Parts) -> loop.Batches:

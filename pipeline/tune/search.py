@@ -28,8 +28,10 @@ from pipeline.log import Advance
 from pipeline.model import bundle
 from pipeline.recipe import Recipe, absolute, replace
 from pipeline.train import on_mlflow
+from pipeline.train.worker import stated_threads
 from pipeline.tune import space
 from pipeline.tune.records import FINISHED, MANIFEST, STOPPED, SearchResult, Trial, rank, to_csv, words
+from pipeline.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ def search(recipe: Recipe, *, manifest: Manifest | None = None, progress: Advanc
     space.check(recipe)
     if recipe.compute.runner != "ray":
         raise RecipeError("compute.runner: local, but a search runs on Ray", "set compute.runner=ray")
-    recipe = absolute(recipe)
+    threads = stated_threads(recipe.compute, World.detect())
+    recipe = replace(absolute(recipe), {"compute.threads_per_worker": threads})
     manifest = manifest or current(recipe)
     if not any(scene.split == "val" for scene in manifest.scenes):
         raise RecipeError(
