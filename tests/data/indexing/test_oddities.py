@@ -21,7 +21,7 @@ from pipeline.data.shards.reading import Shards
 from pipeline.data.statistics import measuring
 from pipeline.data.windows import Window
 from pipeline.recipe import Recipe, replace
-from pipeline.recipe.data import Reading
+from pipeline.recipe.data import BEFORE, Reading
 from tests.factory import make_pixels, make_scene, recipe_for, write_raster
 
 NAMES = ("B02", "B03", "B04")
@@ -259,4 +259,5 @@ def test_a_manifest_from_before_these_keys(tmp_path: Path) -> None:
     # It was made when the rule for nodata was `any`: training on it by another rule must not happen in silence.
     with pytest.raises(errors.ManifestError, match=r"made with other values of data\.reading"):
         current(recipe)
-    assert current(replace(recipe, {"data.reading.nodata_rule": "any"})).digest == made.digest
+    before = {f"data.reading.{key}": value for key, value in BEFORE.items()}
+    assert current(replace(recipe, before)).digest == made.digest
