@@ -169,6 +169,9 @@ class RasterInfo:
         tile: height and width of an internal storage block.
         levels: height and width of every level, finest first.
         format: what kind of file it is, and how it is compressed, for people.
+        nodata: declared value of each band, None where there is none; () where the format knows no such thing.
+        palette: whether values are positions in a palette.
+        hides: whether a pixel whose values are finite can be invalid.
     """
 
     grid: Grid
@@ -178,6 +181,9 @@ class RasterInfo:
     tile: tuple[int, int] = (0, 0)
     levels: tuple[tuple[int, int], ...] = ()
     format: str = ""
+    nodata: tuple[float | None, ...] = ()
+    palette: bool = False
+    hides: bool = False
 
     @property
     def georeferenced(self) -> bool:

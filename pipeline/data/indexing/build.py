@@ -67,8 +67,13 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
         except DataError as error:
             problems.insert(0, error)
     problems += inspection.disagreements(infos, data.bands)
+    seen_labels = {f.id: looks[f.id].label for f in found}
+    problems += labels.contradictions(seen_labels, {f.id: looks[f.id].class_counts for f in found}, classes)
     if problems:
         raise inspection.all_of(problems)
+    warning = labels.declared_nodata(seen_labels, classes, planes=data.task == "multilabel")
+    if warning:
+        logger.warning("%s", warning)
     files = {f.id: f for f in found}
     grids = {i: info.grid for i, info in infos.items()}
     parts = dividing.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]

@@ -72,7 +72,7 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
-    return Look(info, "-".join(stamps), label.class_counts, tuple(problems))
+    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), label)
 
 
 def disagreements(infos: Mapping[str, RasterInfo], names: Sequence[str] | None) -> list[DataError]:
@@ -117,9 +117,11 @@ _CONVERT: Final = "convert them, for instance with `gdal_translate -ot`"
 
 @dataclass(frozen=True)
 class Look:
-    """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems."""
+    """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems, and
+    all that its label says, if it was opened now."""
 
     info: RasterInfo | None
     stamp: str
     class_counts: tuple[int, ...]
     problems: tuple[DataError, ...]
+    label: LabelLook = LabelLook()

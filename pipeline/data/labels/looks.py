@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data import outlines
 from pipeline.data.classes import IGNORE, Classes
@@ -30,22 +31,28 @@ class LabelLook:
 
     Attributes:
         stamp: 16 hex digits of the mask: another content has other digits, whatever the files' dates.
-        class_counts: labelled pixels per class.
+        class_counts: labelled pixels per class where the image is valid.
+        hidden_counts: labelled pixels per class where it is not.
         num_pixels: of the scene, all slices.
         num_annotated: those that are not IGNORE (of a multi-label mask: in any class).
         num_shapes, num_repaired, num_empty: of a vector file: shapes in the scene, how many of them were invalid and
             repaired; shapes without a geometry in the whole file.
+        claimed: values that the file declares nodata or transparent and a class claims, and how many pixels have them.
+        palette: indices that are read as numbers and their colours in the file's palette, as far as they occur.
         problems: all that makes the label unusable.
         warnings: what is worth a look, as sentences.
     """
 
     stamp: str = ""
     class_counts: tuple[int, ...] = ()
+    hidden_counts: tuple[int, ...] = ()
     num_pixels: int = 0
     num_annotated: int = 0
     num_shapes: int = 0
     num_repaired: int = 0
     num_empty: int = 0
+    claimed: tuple[tuple[int | str, int], ...] = ()
+    palette: tuple[tuple[int, str], ...] = ()
     problems: tuple[DataError, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -75,8 +82,11 @@ class _Count:
     """What windows have told so far."""
 
     classes: np.ndarray[Any, np.dtype[np.int64]]
+    hidden: np.ndarray[Any, np.dtype[np.int64]]
     annotated: int = 0
     strangers: Counter[Any] = field(default_factory=Counter)
+    claimed: Counter[Any] = field(default_factory=Counter)
+    palette: dict[int, str] = field(default_factory=dict)
     digest: Any = field(default_factory=lambda: blake2b(digest_size=8))
 
 
@@ -108,7 +118,7 @@ def look(
     if problems:
         return LabelLook(problems=tuple(problems))
     try:
-        counted = _count(scene, classes, data)
+        counted = _count(scene, info, classes, data)
         if counted.strangers:
             raise masks.refusal(counted.strangers, scene, classes)
         return _told(scene, counted, classes, data)
@@ -196,23 +206,43 @@ def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data, what: str =
     ]
 
 
-def _count(scene: Scene, classes: Classes, data: Data) -> _Count:
-    total = _Count(np.zeros(len(classes), np.int64))
+def _count(scene: Scene, info: RasterInfo, classes: Classes, data: Data) -> _Count:
+    total = _Count(*np.zeros((2, len(classes)), np.int64))
+    hides = areas.hides(scene, info, data)
     vector = vectors.is_vector(str(scene.label))
     for window in _windows(scene):
-        mask, strangers = masks.encode(scene, window, classes, data)
+        mask, strangers, claimed = masks.encode(scene, window, classes, data)
+        total.claimed += claimed
+        if not vector:
+            total.palette |= codes.indices(scene, window, classes, data)
         total.digest.update(np.ascontiguousarray(mask).tobytes())
-        if mask.ndim == 3:
-            total.classes += (mask == 1).sum(axis=(1, 2))
-            total.annotated += int((mask != IGNORE).any(axis=0).sum())
-        else:
-            counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
-            total.classes += counts[: len(classes)]
-            total.annotated += int(counts[:IGNORE].sum())
+        total.annotated += int((mask != IGNORE).sum() if mask.ndim == 2 else (mask != IGNORE).any(axis=0).sum())
+        counts = _per_class(mask, None, len(classes))
+        if hides and counts.any():
+            visible = _per_class(mask, _valid(scene, window, info, data), len(classes))
+            total.hidden += counts - visible
+            counts = visible
+        total.classes += counts
         total.strangers = strangers if vector else total.strangers + strangers
         if len(total.strangers) > _MAX_STRANGERS:
             break  # this is no label, and its values would not fit into memory
     return total
+
+
+def _valid(scene: Scene, window: Window, info: RasterInfo, data: Data) -> NDArray[np.bool_] | None:
+    """Where the image is valid; None where that cannot be read, which `data.on_error` decides on when it is used."""
+    try:
+        return areas.valid(scene, window, info, data)
+    except SceneError:
+        return None
+
+
+def _per_class(mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None, num_classes: int) -> NDArray[np.int64]:
+    """Valid pixels of each class [K] in a mask [h, w] of ids, or [K, h, w] of 0 and 1; all are valid without `valid`."""
+    if mask.ndim == 3:
+        yes = mask == 1
+        return np.asarray((yes if valid is None else yes & valid).sum(axis=(1, 2)))
+    return np.bincount((mask if valid is None else mask[valid]).ravel(), minlength=IGNORE + 1)[:num_classes]
 
 
 def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelLook:
@@ -223,11 +253,14 @@ def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelL
     return LabelLook(
         stamp=counted.digest.hexdigest(),
         class_counts=tuple(int(c) for c in counted.classes),
+        hidden_counts=tuple(int(c) for c in counted.hidden),
         num_pixels=scene.height * scene.width * scene.slices,
         num_annotated=counted.annotated,
         num_shapes=drawn.num_shapes if drawn is not None else 0,
         num_repaired=drawn.num_repaired if drawn is not None else 0,
         num_empty=drawn.num_empty if drawn is not None else 0,
+        claimed=tuple(sorted(counted.claimed.items())),
+        palette=tuple(sorted(counted.palette.items())),
         warnings=tuple(warnings),
     )
 

@@ -42,7 +42,7 @@ def mask(
         SceneError: a raster cannot be read.
         LabelError: a vector file cannot be read, or a label is not what the recipe says; values without a class.
     """
-    found, strange = encode(scene, window, classes, _DEFAULT if data is None else data)
+    found, strange, _ = encode(scene, window, classes, _DEFAULT if data is None else data)
     if strange:
         raise refusal(strange, scene, classes)
     return found if shape is None or shape == found.shape[-2:] else nearest(found, shape)

@@ -97,7 +97,8 @@ class BandsReader:
         same = all(self._relation(n) == _SAME and info.levels == first.levels for n, info in enumerate(infos))
         levels = first.levels if same else first.levels[:1]
         kind = f"{len(infos)} files: {kinds}"
-        return replace(first, bands=tuple(names), dtype=self.dtype, levels=levels, format=kind)
+        hides = any(info.hides for info in infos)
+        return replace(first, bands=tuple(names), dtype=self.dtype, levels=levels, format=kind, hides=hides)
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Values [C, h, w] of the common type, valid where all are."""

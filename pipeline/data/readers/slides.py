@@ -159,6 +159,7 @@ def _reader(uri: str, file: Any, label: bool, reading: Reading) -> SlideReader:
         finest.tile,
         tuple((level.height, level.width) for level in chosen),
         _format(file, finest, mpp, first),
+        hides=finest.alpha is not None,
     )
     return SlideReader(uri, file, tuple(chosen), info, palette)
 

@@ -78,6 +78,10 @@ class VariableReader(protocol.Told):
         pixels = values.transpose(order).reshape(-1, window.height, window.width)
         return np.ascontiguousarray(pixels[:, ::-1] if axes.upside_down else pixels)
 
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Everywhere: what is hidden are fill values."""
+        return np.ones((window.height, window.width), np.bool_)
+
     def close(self) -> None:
         """Nothing stays open."""
 
@@ -98,6 +102,10 @@ class SeveralReader(protocol.Told):
             found = [part.read(window, [number]) for part, number in (own[band] for band in bands)]
         pixels, valid = scaling.merged(found)
         return pixels.astype(self.dtype, copy=False), valid
+
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Everywhere: what is hidden are fill values."""
+        return np.ones((window.height, window.width), np.bool_)
 
     def close(self) -> None:
         """Nothing stays open."""

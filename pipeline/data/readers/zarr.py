@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.grids import Grid, RasterInfo
@@ -58,6 +59,10 @@ class ZarrReader(protocol.Told):
         if self.fill is not None:
             valid &= (pixels != self.fill).all(axis=0)
         return pixels, valid
+
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Everywhere: what is hidden are fill values."""
+        return np.ones((window.height, window.width), np.bool_)
 
     def close(self) -> None:
         """Nothing stays open."""
