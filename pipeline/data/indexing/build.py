@@ -68,6 +68,10 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
             problems.insert(0, error)
     problems += inspection.disagreements(infos, data.bands)
     seen_labels = {f.id: looks[f.id].label for f in found}
+    if any(seen.palette for seen in seen_labels.values()):
+        seen_labels |= {
+            f.id: labels.remembered(f.label, looks[f.id].class_counts, classes, data) for f in found if f.id in known
+        }
     problems += labels.contradictions(seen_labels, {f.id: looks[f.id].class_counts for f in found}, classes)
     if problems:
         raise inspection.all_of(problems)

@@ -80,15 +80,24 @@ def read(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
 
 def indices(scene: Scene, window: Window, classes: Classes, data: Data) -> dict[int, str]:
     """The palette's indices of classes at a window, where these are read as numbers, and their colours."""
-    uri, info = str(scene.label), header(str(scene.label), data.reading)
+    uri = str(scene.label)
+    known = indices_of(uri, classes, data)
+    if not known:
+        return {}
+    values, valid = _values(scene, uri, window, data, _reader(uri, header(uri, data.reading), data))
+    return {int(i): known[int(i)] for i in np.unique(values[valid]) if int(i) in known}
+
+
+def indices_of(uri: str, classes: Classes, data: Data) -> dict[int, str]:
+    """All indices of classes that a file's palette has, where these are read as numbers, and their colours."""
+    info = header(uri, data.reading)
     if not info.palette or data.label.palette == "index" or data.task == "multilabel" or classes.in_colors:
         return {}
     palette = palettes.of(uri, vectors.version(uri))
     if palette is None or palettes.numbers(uri, vectors.version(uri), classes) is not None:
         return {}
-    values, valid = _values(scene, uri, window, data, _reader(uri, info, data))
-    found = np.unique(values[valid])
-    found = found[(classes.ids(found) < len(classes)) & (found < palette.shape[1])]
+    found = np.arange(palette.shape[1])
+    found = found[classes.ids(found) < len(classes)]
     return {int(i): "#{:02x}{:02x}{:02x}".format(*palette[:, i].tolist()) for i in found}
 
 

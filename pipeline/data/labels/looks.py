@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
@@ -124,6 +124,22 @@ def look(
         return _told(scene, counted, classes, data)
     except DataError as error:
         return LabelLook(problems=(error,))
+
+
+def remembered(label: str | None, class_counts: Sequence[int], classes: Classes, data: Data) -> LabelLook:
+    """What the header of a label that was counted before still says: its palette, as far as its classes occur.
+
+    Of classes with several values it is not known which of them occur.
+    """
+    if label is None or not any(class_counts) or vectors.is_vector(label):
+        return LabelLook(class_counts=tuple(class_counts))
+    single = {position for position, values in enumerate(classes.values) if len(values) == 1}
+    palette = {
+        index: color
+        for index, color in codes.indices_of(label, classes, data).items()
+        if (position := classes.id_of(index)) in single and class_counts[position]
+    }
+    return LabelLook(class_counts=tuple(class_counts), palette=tuple(sorted(palette.items())))
 
 
 def look_at_footprint(found: Found, info: RasterInfo, data: Data, *, whole: bool = True) -> FootprintLook:
