@@ -128,6 +128,9 @@ class Label(Section):
     attribute: str | None = None
     """Of vector labels: the attribute whose value names the class in `classes`; by default every shape is of the second
     class."""
+    crs: str | None = None
+    """Of vector labels: the CRS of their coordinates, such as `EPSG:32633`, where the file does not say it or says a
+    wrong one (GeoJSON without a `crs` member says degrees)."""
     all_touched: bool = False
     """Vector labels mark every pixel that a shape touches, not only those whose centre it covers."""
     buffer: Annotated[float, Field(ge=0)] = 0.0

@@ -21,7 +21,8 @@ def contradictions(
         class_counts: by scene, labelled and valid pixels of each class, of all scenes.
         classes: what the values mean.
     """
-    return [*_never_valid(looks, class_counts, classes), *_different_palettes(looks)]
+    found = [*_never_valid(looks, class_counts, classes), *_different_palettes(looks)]
+    return found or _all_elsewhere(looks, len(class_counts))
 
 
 def declared_nodata(looks: Mapping[str, LabelLook], classes: Classes, *, planes: bool = False) -> str:
@@ -74,6 +75,21 @@ def _never_valid(
                 )
             )
     return problems
+
+
+def _all_elsewhere(looks: Mapping[str, LabelLook], num_scenes: int) -> list[DataError]:
+    """What is wrong if no shape of any vector file touches its scene, though the files have shapes."""
+    missed = {i: seen.elsewhere for i, seen in sorted(looks.items()) if seen.elsewhere}
+    if not missed or len(missed) < num_scenes:
+        return []
+    scene, where = next(iter(missed.items()))
+    return [
+        LabelError(
+            f"no shape of any label touches its scene: of scene {scene} the file has {where}",
+            "check the CRS of images and labels, and that x (longitude) comes first; a wrong CRS of labels is replaced by "
+            "data.label.crs",
+        )
+    ]
 
 
 def _different_palettes(looks: Mapping[str, LabelLook]) -> list[DataError]:

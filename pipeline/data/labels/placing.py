@@ -21,6 +21,8 @@ from pipeline.errors import LabelError
 _MAX_EDGE_PIXELS: Final = 64
 _BORDER_POINTS: Final = 33
 _POLYGON: Final = 3
+_HALF_TURN: Final = 180.0
+_QUARTER_TURN: Final = 90.0
 _TURNS: Final = (-360.0, 0.0, 360.0)
 
 
@@ -36,7 +38,9 @@ class Placed:
     geometry: NDArray[np.object_]
 
 
-def place(uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int], buffer: float) -> Placed:
+def place(
+    uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int], buffer: float, crs: str | None = None
+) -> Placed:
     """Find the shapes of a file in a scene.
 
     Args:
@@ -45,28 +49,80 @@ def place(uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int],
         grid: of the scene.
         origin: row and column of its first pixel in its file.
         buffer: how far lines and points reach, in units of the scene's CRS.
+        crs: of the file's coordinates, if not the one that it says.
 
     Raises:
-        LabelError: the file cannot be read, has no CRS although the scene has, or shapes that cannot be projected.
+        LabelError: the file cannot be read, has no CRS although the scene has, coordinates that are no degrees although
+            it says so, or shapes that cannot be projected.
     """
     if not grid.usable:
         raise LabelError(f"{uri}: the scene's transform {grid.transform} places no pixel", "correct the image")
     outline = outlines.is_outline(uri)
     if grid.crs is None:
-        table = _outline(uri) if outline else vectors.load(uri, columns)
+        table = _outline(uri) if outline else vectors.load(uri, columns, crs=crs)
         return _in_pixels(table, grid, origin, buffer)
     if outline:
         table = _outline(uri)
     else:
-        table = vectors.load(uri, columns, lambda crs: [] if crs is None else _around(grid, crs, buffer))
+        table = vectors.load(uri, columns, lambda its: [] if its is None else _around(grid, its, buffer), _known(crs))
     if table.crs is None:
         raise LabelError(
             f"{uri}: the file does not say what its coordinates mean, and the scene is in {gdal.short_crs(grid.crs)}",
-            "give it a CRS, for instance with `ogr2ogr -a_srs`",
+            f"give it a CRS, for instance with `ogr2ogr -a_srs {gdal.short_crs(grid.crs)}`; of labels data.label.crs",
         )
+    _check_degrees(table, grid)
     who, geometry = _projected(table, grid, buffer)
     pixels = affine(_buffered(geometry, buffer), to_pixels(grid.transform, (1, 0, 0, 0, 1, 0)))
     return _touching(table, who, pixels, grid)
+
+
+def elsewhere(table: Table, grid: Grid) -> str:
+    """Where the shapes of a file lie that all miss a scene, and where the scene lies; empty of a file without shapes."""
+    if not len(table.geometry):
+        return ""
+    left, bottom, right, top = table.bounds
+    there = f"{len(table.geometry)} shapes at x {left:.8g} to {right:.8g}, y {bottom:.8g} to {top:.8g}"
+    if grid.crs is None or table.crs is None:
+        return f"{there}, the scene has {grid.width} × {grid.height} pixels"
+    x0, y0, x1, y1 = _reach(grid, table.crs, 0.0, same=gdal.same_crs(table.crs, grid.crs)).tolist()
+    swapped = left <= y1 and right >= y0 and bottom <= x1 and top >= x0
+    said = f"{there} ({gdal.short_crs(table.crs)}), where the scene has x {x0:.8g} to {x1:.8g}, y {y0:.8g} to {y1:.8g}"
+    return f"{said}: x and y seem to be swapped" if swapped else said
+
+
+def _known(crs: str | None) -> str | None:
+    """A CRS that the recipe gives.
+
+    Raises:
+        LabelError: it is none.
+    """
+    if crs is None:
+        return None
+    try:
+        _is_geographic(crs)
+    except gdal.READ_ERRORS as error:
+        raise LabelError(
+            f"data.label.crs {crs!r} is no CRS ({gdal.reason(error)})", "give a code such as EPSG:32633"
+        ) from error
+    return crs
+
+
+def _check_degrees(table: Table, grid: Grid) -> None:
+    """Refuse shapes in degrees whose coordinates are none: most are in the scene's own CRS, and do not say so."""
+    point = table.beyond_degrees if _is_geographic(table.crs) else None
+    if point is None:
+        return
+    x, y = point
+    said = f"{table.uri}: its coordinates should be degrees, longitude first, but there is ({x:.10g}, {y:.10g})"
+    if abs(x) <= _QUARTER_TURN and abs(y) <= _HALF_TURN:
+        raise LabelError(f"{said}: latitude seems to come first", "swap x and y, for instance with `ogr2ogr -swapxy`")
+    ours = gdal.short_crs(str(grid.crs))
+    member = f'"crs": {{"type": "name", "properties": {{"name": "{ours}"}}}}'
+    raise LabelError(
+        f"{said}; GeoJSON without a crs member is taken to be in degrees",
+        f"say which CRS it is, such as that of the scene: with `ogr2ogr -a_srs {ours}` to a GeoPackage, with the member "
+        f"{member} in GeoJSON, or of labels with data.label.crs: {ours}",
+    )
 
 
 def parts_of(geometry: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -36,6 +37,9 @@ _BESIDE_A_SHAPEFILE: Final = (".shx", ".dbf", ".prj", ".cpg")
 # A JSON file can also be a program for GDAL, which reads and writes other files.
 _PROGRAM: Final = b"gdal_streamed_alg"
 _FLAT_TYPES: Final = 7  # points, lines, polygons, their multiples and collections; no curves
+# Longitudes of -180..180 and of 0..360, and shapes that reach across the date line; a pole that is a little off.
+_MAX_LONGITUDE: Final = 540.0
+_MAX_LATITUDE: Final = 90.01
 _MAX_VERTICES: Final = 20_000_000
 _DAMAGED: Final = "the file is damaged or is no GeoJSON, GeoPackage, Shapefile or FlatGeobuf; make or fetch it again"
 
@@ -65,6 +69,24 @@ class Table:
     num_empty: int
     tree: shapely.STRtree
 
+    @cached_property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top of all shapes; not a number without any."""
+        if not len(self.geometry):
+            return math.nan, math.nan, math.nan, math.nan
+        left, bottom, right, top = shapely.total_bounds(self.geometry).tolist()
+        return left, bottom, right, top
+
+    @cached_property
+    def beyond_degrees(self) -> tuple[float, float] | None:
+        """A coordinate x, y that is no longitude and latitude; None if there is none."""
+        left, bottom, right, top = self.bounds
+        if not (left < -_MAX_LONGITUDE or right > _MAX_LONGITUDE or bottom < -_MAX_LATITUDE or top > _MAX_LATITUDE):
+            return None
+        x, y = shapely.get_coordinates(self.geometry).T
+        wrong = (np.abs(x) > _MAX_LONGITUDE) | (np.abs(y) > _MAX_LATITUDE)
+        return float(x[wrong][0]), float(y[wrong][0])
+
 
 def is_vector(uri: str) -> bool:
     """Whether a label is a vector file: by its first bytes, of a remote file by its name.
@@ -90,8 +112,8 @@ def version(uri: str) -> str:
     return f"{seen.st_size}-{seen.st_mtime_ns}"
 
 
-def load(uri: str, columns: Sequence[str], near: Near | None = None) -> Table:
-    """All shapes of a file, with these attributes; kept for the next call.
+def load(uri: str, columns: Sequence[str], near: Near | None = None, crs: str | None = None) -> Table:
+    """All shapes of a file, with these attributes; kept for the next call. `crs` replaces what the file says.
 
     Of a large file with an index of its own only the shapes near a place are read, and not kept: `near` gives the
     bounds of that place in the file's CRS (left, bottom, right, top), none or infinite ones for all.
@@ -101,8 +123,8 @@ def load(uri: str, columns: Sequence[str], near: Near | None = None) -> Table:
     """
     seen = version(uri)
     if near is not None and _is_large(uri, seen):
-        return _load(uri, columns, near)
-    return _tables.get((uri, seen, tuple(columns)), lambda: _load(uri, columns, None))
+        return _load(uri, columns, near, crs)
+    return _tables.get((uri, seen, tuple(columns), crs), lambda: _load(uri, columns, None, crs))
 
 
 def check(uri: str, columns: Sequence[str]) -> None:
@@ -156,9 +178,10 @@ def _opened(uri: str) -> tuple[Path, bytes]:
     return path, head
 
 
-def _load(uri: str, columns: Sequence[str], near: Near | None) -> Table:
+def _load(uri: str, columns: Sequence[str], near: Near | None, given: str | None) -> Table:
     with _translated(uri):
         source, layer, crs = _header(uri, columns)
+        crs = given or crs
         wkb, fields = _read(source, layer, columns, [] if near is None else near(crs))
     return table(uri, crs, wkb, fields)
 
