@@ -172,6 +172,7 @@ class RasterInfo:
         nodata: declared value of each band, None where there is none; () where the format knows no such thing.
         palette: whether values are positions in a palette.
         hides: whether a pixel whose values are finite can be invalid.
+        finest: height and width of the finest level of the file, where `data.reading.mpp` takes a coarser one; else ().
     """
 
     grid: Grid
@@ -184,6 +185,7 @@ class RasterInfo:
     nodata: tuple[float | None, ...] = ()
     palette: bool = False
     hides: bool = False
+    finest: tuple[int, int] | tuple[()] = ()
 
     @property
     def georeferenced(self) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import outlines, rasters
 from pipeline.data.grids import RasterInfo
-from pipeline.data.labels import burning, codes, shapes, vectors
+from pipeline.data.labels import burning, codes, levels, shapes, vectors
 from pipeline.data.labels.memory import Memory
 from pipeline.data.labels.shapes import Shapes
 from pipeline.data.scenes import Scene
@@ -37,7 +37,7 @@ def inside(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.boo
     """
     if not is_drawn(uri):
         return codes.annotated(scene, uri, window, data)
-    there: NDArray[np.bool_] = burning.burn(drawn(scene, uri), scene.grid, window) == 1
+    there: NDArray[np.bool_] = burning.burn(drawn(scene, uri, data), scene.grid, window) == 1
     return there
 
 
@@ -73,15 +73,16 @@ def is_drawn(uri: str) -> bool:
     return outlines.is_outline(uri) or vectors.is_vector(uri)
 
 
-def drawn(scene: Scene, uri: str) -> Shapes:
+def drawn(scene: Scene, uri: str, data: Data) -> Shapes:
     """The shapes of an area, in pixels of the scene; kept for the next window.
 
     Raises:
         LabelError: they cannot be read or brought onto the scene's grid.
     """
     version = "" if outlines.is_outline(uri) else vectors.version(uri)
-    key = (uri, version, scene.grid, scene.origin)
-    return _shapes.get(key, lambda: shapes.as_area(uri, scene.grid, scene.origin))
+    scale = levels.scale(scene, data.reading)
+    key = (uri, version, scene.grid, scene.origin, scale)
+    return _shapes.get(key, lambda: shapes.as_area(uri, scene.grid, scene.origin, scale))
 
 
 _shapes: Memory[Shapes] = Memory(_MAX_SHAPES, lambda found: 1 + len(found.geometry))

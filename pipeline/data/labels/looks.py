@@ -163,7 +163,7 @@ def look_at_footprint(found: Found, info: RasterInfo, data: Data, *, whole: bool
     problems = _misplaced(uri, found, info, data, "footprint")
     try:
         if problems or not whole:
-            beside = not problems and areas.is_drawn(uri) and areas.drawn(scene, uri).num_shapes == 0
+            beside = not problems and areas.is_drawn(uri) and areas.drawn(scene, uri, data).num_shapes == 0
             return FootprintLook("", outlines.name(uri) if beside else "", tuple(problems))
         digest, beside = blake2b(digest_size=8), True
         for window in _windows(scene):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.labels import areas, burning, codes, shapes, vectors
+from pipeline.data.labels import areas, burning, codes, levels, shapes, vectors
 from pipeline.data.labels.codes import Encoded
 from pipeline.data.labels.memory import Memory
 from pipeline.data.labels.shapes import Shapes
@@ -79,10 +79,11 @@ def shapes_of(scene: Scene, classes: Classes, data: Data) -> Shapes:
         LabelError: the file cannot be read or brought onto the scene's grid.
     """
     uri = str(scene.label)
-    key = (uri, vectors.version(uri), scene.grid, scene.origin, classes, data.label, data.task)
+    scale = levels.scale(scene, data.reading)
+    key = (uri, vectors.version(uri), scene.grid, scene.origin, scale, classes, data.label, data.task)
     return _shapes.get(
         key,
-        lambda: shapes.as_labels(uri, scene.grid, scene.origin, classes, data),
+        lambda: shapes.as_labels(uri, scene.grid, scene.origin, scale, classes, data),
     )
 
 

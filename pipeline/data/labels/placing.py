@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.data import gdal, outlines
 from pipeline.data.grids import Grid, project, to_pixels
 from pipeline.data.labels import vectors
+from pipeline.data.labels.levels import Scale
 from pipeline.data.labels.vectors import Table
 from pipeline.errors import LabelError
 
@@ -38,8 +39,14 @@ class Placed:
     geometry: NDArray[np.object_]
 
 
-def place(
-    uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int], buffer: float, crs: str | None = None
+def place(  # noqa: PLR0917 - a file, where it goes, and what the recipe says of it
+    uri: str,
+    columns: Sequence[str],
+    grid: Grid,
+    origin: tuple[int, int],
+    scale: Scale,
+    buffer: float = 0.0,
+    crs: str | None = None,
 ) -> Placed:
     """Find the shapes of a file in a scene.
 
@@ -48,7 +55,8 @@ def place(
         columns: attributes to read.
         grid: of the scene.
         origin: row and column of its first pixel in its file.
-        buffer: how far lines and points reach, in units of the scene's CRS.
+        scale: height and width of its pixels in those of the finest level, which shapes without a CRS are drawn in.
+        buffer: how far lines and points reach, in units of the scene's CRS, or in pixels of the finest level.
         crs: of the file's coordinates, if not the one that it says.
 
     Raises:
@@ -60,7 +68,7 @@ def place(
     outline = outlines.is_outline(uri)
     if grid.crs is None:
         table = _outline(uri) if outline else vectors.load(uri, columns, crs=crs)
-        return _in_pixels(table, grid, origin, buffer)
+        return _in_pixels(table, grid, origin, scale, buffer)
     if outline:
         table = _outline(uri)
     else:
@@ -151,15 +159,15 @@ def _outline(uri: str) -> Table:
     return vectors.table(outlines.NAME, outlines.CRS, wkb, {})
 
 
-def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], buffer: float) -> Placed:
+def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], scale: Scale, buffer: float) -> Placed:
     """Scans have no coordinates but pixels: x is the column, y the row, in the file. GeoJSON always claims degrees."""
     if table.crs is not None and (table.uri == outlines.NAME or not _is_geographic(table.crs)):
         raise LabelError(
             f"{table.uri}: its shapes are in {gdal.short_crs(table.crs)}, but the scene has no CRS",
             "give the image its coordinates, or the shapes those of its pixels",
         )
-    shift = (1.0, 0.0, float(-origin[1]), 0.0, 1.0, float(-origin[0]))
-    geometry = affine(_buffered(table.geometry, buffer), shift)
+    to_scene = (1 / scale[1], 0.0, float(-origin[1]), 0.0, 1 / scale[0], float(-origin[0]))
+    geometry = affine(_buffered(table.geometry, buffer), to_scene)
     return _touching(table, np.arange(len(geometry)), geometry, grid)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, UNKNOWN, Classes
 from pipeline.data.grids import Grid
+from pipeline.data.labels.levels import Scale
 from pipeline.data.labels.placing import Placed, elsewhere, parts_of, place
 from pipeline.data.labels.vectors import Value
 from pipeline.errors import LabelError
@@ -68,13 +69,15 @@ def columns(data: Data) -> list[str]:
     return list(dict.fromkeys([*([data.label.attribute] if data.label.attribute else []), *order]))
 
 
-def as_labels(uri: str, grid: Grid, origin: tuple[int, int], classes: Classes, data: Data) -> Shapes:
-    """The shapes of a file as labels of a scene, whose pixel (0, 0) is pixel `origin` of its file.
+def as_labels(
+    uri: str, grid: Grid, origin: tuple[int, int], scale: Scale, classes: Classes, data: Data
+) -> Shapes:
+    """The shapes of a file as labels of a scene, whose pixel (0, 0) is pixel `origin` of its file, at a scale.
 
     Raises:
         LabelError: the file cannot be read or brought onto the grid; nothing says which class or in what order.
     """
-    placed = place(uri, columns(data), grid, origin, data.label.buffer, data.label.crs)
+    placed = place(uri, columns(data), grid, origin, scale, data.label.buffer, data.label.crs)
     found = placed.table.columns[data.label.attribute] if data.label.attribute else None
     ids = np.full(len(placed.who), 0 if len(classes) == 1 else 1, np.int64)
     strangers: Counter[Any] = Counter()
@@ -88,9 +91,9 @@ def as_labels(uri: str, grid: Grid, origin: tuple[int, int], classes: Classes, d
     return _shapes(placed, grid, keep, ids[keep], strangers)
 
 
-def as_area(uri: str, grid: Grid, origin: tuple[int, int]) -> Shapes:
+def as_area(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale) -> Shapes:
     """The shapes of a file as an area of interest: all of them mean 1."""
-    placed = place(uri, (), grid, origin, 0.0)
+    placed = place(uri, (), grid, origin, scale)
     return _shapes(placed, grid, np.arange(len(placed.who)), np.ones(len(placed.who), np.int64), Counter())
 
 
