@@ -149,7 +149,7 @@ def read_label_bands(
 
 
 def present(uri: str, window: Window, *, label: bool, reading: Reading = _DEFAULT) -> NDArray[np.bool_]:
-    """Where a file holds the pixel [h, w]: no mask band hides it, though its value may be declared nodata or transparent.
+    """Where a file holds the pixel [h, w]: no mask band hides it, but its value may be declared nodata or transparent.
 
     Args:
         uri: local path or s3:// URI.

@@ -119,7 +119,7 @@ class Label(Section):
     """For masks with soft edges: values from this one on mean the second class, smaller ones the first (with
     `task: multilabel`: yes and no)."""
     nodata: Literal["class", "ignore"] = "class"
-    """What a pixel is whose value or colour a class claims, though the file declares the value as nodata or the pixel as
+    """What a pixel is whose value or colour a class claims, though the file declares the value nodata or the pixel is
     transparent: `class`: of that class; `ignore`: not annotated. Mask bands always mean: not annotated."""
     palette: Literal["auto", "index"] = "auto"
     """What numbers mean in labels with a palette: `auto`: of a palette of greys the grey values (of one with evenly

@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.data import labels, rasters
@@ -124,4 +124,4 @@ class Look:
     stamp: str
     class_counts: tuple[int, ...]
     problems: tuple[DataError, ...]
-    label: LabelLook = LabelLook()
+    label: LabelLook = field(default_factory=LabelLook)

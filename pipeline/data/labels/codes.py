@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
 
     mask: NDArray[np.uint8]
     strangers: Counter[Any]
-    claimed: Counter[Any] = Counter()  # noqa: RUF012 - never changed
+    claimed: Counter[Any] = Counter()
 
 
 class _Label(NamedTuple):

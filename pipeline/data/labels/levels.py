@@ -1,4 +1,4 @@
-"""Slides of which `data.reading.mpp` takes a coarser level: shapes and masks are drawn on the finest level of the file."""
+"""Slides of which `data.reading.mpp` takes a coarser level: shapes are drawn on the finest level of the file."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ def _valid(scene: Scene, window: Window, info: RasterInfo, data: Data) -> NDArra
 
 
 def _per_class(mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None, num_classes: int) -> NDArray[np.int64]:
-    """Valid pixels of each class [K] in a mask [h, w] of ids, or [K, h, w] of 0 and 1; all are valid without `valid`."""
+    """Valid pixels of each class [K] in a mask [h, w] of ids, or [K, h, w] of 0 and 1; without `valid` all are."""
     if mask.ndim == 3:
         yes = mask == 1
         return np.asarray((yes if valid is None else yes & valid).sum(axis=(1, 2)))

@@ -39,7 +39,7 @@ class Placed:
     geometry: NDArray[np.object_]
 
 
-def place(  # noqa: PLR0917 - a file, where it goes, and what the recipe says of it
+def place(
     uri: str,
     columns: Sequence[str],
     grid: Grid,
@@ -85,7 +85,7 @@ def place(  # noqa: PLR0917 - a file, where it goes, and what the recipe says of
 
 
 def elsewhere(table: Table, grid: Grid) -> str:
-    """Where the shapes of a file lie that all miss a scene, and where the scene lies; empty of a file without shapes."""
+    """Where the shapes of a file lie that all miss a scene, and where that lies; empty of a file without shapes."""
     if not len(table.geometry):
         return ""
     left, bottom, right, top = table.bounds
@@ -128,8 +128,8 @@ def _check_degrees(table: Table, grid: Grid) -> None:
     member = f'"crs": {{"type": "name", "properties": {{"name": "{ours}"}}}}'
     raise LabelError(
         f"{said}; GeoJSON without a crs member is taken to be in degrees",
-        f"say which CRS it is, such as that of the scene: with `ogr2ogr -a_srs {ours}` to a GeoPackage, with the member "
-        f"{member} in GeoJSON, or of labels with data.label.crs: {ours}",
+        f"say which CRS it is, such as that of the scene: with `ogr2ogr -a_srs {ours}` to a GeoPackage, with the "
+        f"member {member} in GeoJSON, or of labels with data.label.crs: {ours}",
     )
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pipeline.data.classes import IGNORE, UNKNOWN, Classes
 from pipeline.data.grids import Grid
 from pipeline.data.labels.levels import Scale
+from pipeline.data.labels.nested import Value
 from pipeline.data.labels.placing import Placed, elsewhere, parts_of, place
-from pipeline.data.labels.vectors import Value
 from pipeline.errors import LabelError
 from pipeline.recipe import Data
 
@@ -69,9 +69,7 @@ def columns(data: Data) -> list[str]:
     return list(dict.fromkeys([*([data.label.attribute] if data.label.attribute else []), *order]))
 
 
-def as_labels(
-    uri: str, grid: Grid, origin: tuple[int, int], scale: Scale, classes: Classes, data: Data
-) -> Shapes:
+def as_labels(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale, classes: Classes, data: Data) -> Shapes:
     """The shapes of a file as labels of a scene, whose pixel (0, 0) is pixel `origin` of its file, at a scale.
 
     Raises:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.grids import Grid
+from pipeline.data.labels import geojson_lists, nested
 from pipeline.data.labels.memory import Memory
+from pipeline.data.labels.nested import Value
 from pipeline.errors import LabelError
 
-Value = int | float | str | None
 Near = Callable[[str | None], Sequence[NDArray[np.float64]]]
 
 _BEGINNINGS: Final = {b"SQLite format 3\0": "GPKG", b"fgb\x03": "FlatGeobuf", b"\x00\x00\x27\x0a": "ESRI Shapefile"}
@@ -150,8 +151,13 @@ def _driver(head: bytes) -> str | None:
     for beginning, name in _BEGINNINGS.items():
         if head.startswith(beginning):
             return name
-    text = head[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n\x1e")
-    return "GeoJSON" if text.startswith(b"{") else None
+    text = _text(head[:_HEAD_BYTES])
+    return "GeoJSON" if text.startswith((b"{", b"[")) else None
+
+
+def _text(content: bytes) -> bytes:
+    """JSON without what may stand before it."""
+    return content.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n\x1e")
 
 
 @lru_cache(maxsize=4096)
@@ -180,10 +186,11 @@ def _opened(uri: str) -> tuple[Path, bytes]:
 
 def _load(uri: str, columns: Sequence[str], near: Near | None, given: str | None) -> Table:
     with _translated(uri):
-        source, layer, crs = _header(uri, columns)
+        source, layer, crs, fields = _header(uri, columns)
         crs = given or crs
-        wkb, fields = _read(source, layer, columns, [] if near is None else near(crs))
-    return table(uri, crs, wkb, fields)
+        names = {name: str(nested.field_of(name, fields)) for name in columns}
+        wkb, found = _read(source, layer, sorted(set(names.values())), [] if near is None else near(crs))
+    return table(uri, crs, wkb, {name: nested.values(uri, name, field, found[field]) for name, field in names.items()})
 
 
 @contextmanager
@@ -194,23 +201,24 @@ def _translated(uri: str) -> Iterator[None]:
         raise LabelError(f"{uri}: cannot be read ({' '.join(str(error).split())})", _DAMAGED) from error
 
 
-def _header(uri: str, columns: Sequence[str]) -> tuple[str | bytes, str, str | None]:
-    """What to open, its layer, and the CRS."""
+def _header(uri: str, columns: Sequence[str]) -> tuple[str | bytes, str, str | None, tuple[str, ...]]:
+    """What to open, its layer, the CRS, and the names of the attributes."""
     source = _source(uri)
     layer = _layer(uri, source)
     info = pyogrio.read_info(source, layer=layer)
     if info["driver"] not in _DRIVERS:
         raise LabelError(f"{uri}: a {info['driver']} file is not read as a label", "convert it, to GeoPackage say")
-    missing = sorted(set(columns) - set(info["fields"]))
+    fields = tuple(map(str, info["fields"]))
+    missing = sorted(name for name in columns if nested.field_of(name, fields) is None)
     if missing:
-        there = ", ".join(map(str, info["fields"])) or "none"
         raise LabelError(
-            f"{uri}: its shapes have no attribute {', '.join(missing)}; they have {there}",
-            "change data.label.attribute or data.label.order",
+            f"{uri}: its shapes have no attribute {', '.join(missing)}; they have {', '.join(fields) or 'none'}",
+            "change data.label.attribute or data.label.order; a dot reaches into an attribute that is an object, as in "
+            "classification.name",
         )
     crs = info["crs"] or None
     Grid(1, 1, crs).geographic  # noqa: B018 - a CRS that cannot be understood is an error of this file
-    return source, layer, crs
+    return source, layer, crs, fields
 
 
 def _read(
@@ -236,6 +244,8 @@ def _source(uri: str) -> str | bytes:
     driver = _driver(head)
     if driver is None or (driver == "GeoJSON" and _PROGRAM in head):
         raise LabelError(f"{uri}: cannot be read (it is neither vector nor raster)", _DAMAGED)
+    if driver == "GeoJSON" and _text(head).startswith(b"["):
+        return geojson_lists.as_collection(uri, path.read_bytes())
     return str(path) if store.is_local(uri) or driver != "ESRI Shapefile" else _zipped(uri, path)
 
 
