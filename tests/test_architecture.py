@@ -39,7 +39,7 @@ HOMES = {
     "mlflow": {"on_mlflow.py", "on_mlflow_pyfunc.py", "on_mlflow_server.py"},
     "rasterio": {"gdal.py", "raster_writer.py", "grids.py", "placing.py", "palettes.py", "burning.py"},
     "pyogrio": {"vectors.py"},
-    "shapely": {"vectors.py", "shapes.py", "placing.py", "burning.py", "footprints.py"},
+    "shapely": {"vectors.py", "shapes.py", "placing.py", "burning.py", "footprints.py", "repair.py"},
     "tifffile": {"slides.py", "slide_pages.py"},
     "imagecodecs": {"slides.py", "slide_pages.py", "dicom_header.py"},
     "nibabel": {"medical.py"},

@@ -86,8 +86,8 @@ def _all_elsewhere(looks: Mapping[str, LabelLook], num_scenes: int) -> list[Data
     return [
         LabelError(
             f"no shape of any label touches its scene: of scene {scene} the file has {where}",
-            "check the CRS of images and labels, and that x (longitude) comes first; data.label.crs replaces a wrong CRS "
-            "of labels",
+            "check the CRS of images and labels, and that x (longitude) comes first; data.label.crs replaces a wrong "
+            "CRS of labels",
         )
     ]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data import gdal, outlines
 from pipeline.data.grids import Grid, project, to_pixels
-from pipeline.data.labels import vectors
+from pipeline.data.labels import repair, vectors
 from pipeline.data.labels.levels import Scale
 from pipeline.data.labels.vectors import Table
 from pipeline.errors import LabelError
@@ -80,7 +80,7 @@ def place(
         )
     _check_degrees(table, grid)
     who, geometry = _projected(table, grid, buffer)
-    pixels = affine(_buffered(geometry, buffer), to_pixels(grid.transform, (1, 0, 0, 0, 1, 0)))
+    pixels = affine(_buffered(table, who, geometry, buffer), to_pixels(grid.transform, (1, 0, 0, 0, 1, 0)))
     return _touching(table, who, pixels, grid)
 
 
@@ -167,7 +167,7 @@ def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], scale: Scale, 
             "give the image its coordinates, or the shapes those of its pixels",
         )
     to_scene = (1 / scale[1], 0.0, float(-origin[1]), 0.0, 1 / scale[0], float(-origin[0]))
-    geometry = affine(_buffered(table.geometry, buffer), to_scene)
+    geometry = affine(_buffered(table, np.arange(len(table.geometry)), table.geometry, buffer), to_scene)
     return _touching(table, np.arange(len(geometry)), geometry, grid)
 
 
@@ -252,12 +252,17 @@ def _is_geographic(crs: str | None) -> bool:
     return Grid(1, 1, crs).geographic
 
 
-def _buffered(geometry: NDArray[Any], distance: float) -> NDArray[Any]:
-    """Lines and points with a width."""
+def _buffered(table: Table, who: NDArray[np.int64], geometry: NDArray[Any], distance: float) -> NDArray[Any]:
+    """Lines and points with a width; `who` says which of the table's shapes each is.
+
+    Raises:
+        LabelError: a line crosses itself too often.
+    """
     if distance == 0:
         return geometry
     parts, whole = parts_of(geometry)
     thin = shapely.get_dimensions(parts) < 2
+    repair.check_crossings(table.uri, table.geometry, np.unique(who[whole[thin]]))
     parts[thin] = shapely.buffer(parts[thin], distance)
     out = geometry.copy()
     for i in np.unique(whole[thin]):

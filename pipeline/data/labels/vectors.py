@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.grids import Grid
-from pipeline.data.labels import geojson_lists, nested
+from pipeline.data.labels import geojson_lists, nested, repair
 from pipeline.data.labels.memory import Memory
 from pipeline.data.labels.nested import Value
 from pipeline.errors import LabelError
@@ -289,8 +289,7 @@ def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[
     there = np.array([_finite(g) for g in geometry], np.bool_)
     invalid = there & ~shapely.is_valid(geometry)
     if invalid.any():
-        # "structure": parts that overlap are joined; the other method would cut them out of each other.
-        geometry[invalid] = shapely.make_valid(geometry[invalid], method="structure", keep_collapsed=False)
+        geometry[invalid] = repair.repaired(uri, geometry, np.flatnonzero(invalid))
     there &= ~shapely.is_empty(geometry)
     kept = np.flatnonzero(there)
     return Table(
