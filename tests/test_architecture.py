@@ -37,7 +37,15 @@ RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 HOMES = {
     "ray": {"on_ray.py"},
     "mlflow": {"on_mlflow.py", "on_mlflow_pyfunc.py", "on_mlflow_server.py"},
-    "rasterio": {"gdal.py", "raster_writer.py", "grids.py", "placing.py", "palettes.py", "burning.py"},
+    "rasterio": {
+        "gdal.py",
+        "horizontal_crs.py",
+        "raster_writer.py",
+        "grids.py",
+        "placing.py",
+        "palettes.py",
+        "burning.py",
+    },
     "pyogrio": {"vectors.py"},
     "shapely": {"vectors.py", "shapes.py", "placing.py", "burning.py", "footprints.py", "repair.py"},
     "tifffile": {"slides.py", "slide_pages.py"},

@@ -1,4 +1,7 @@
-"""Invalid shapes made valid, unless that would take all memory: a ring can cross itself as often as its length squared."""
+"""Invalid shapes made valid, unless that would take all memory: crossings grow with the square of a ring's length.
+
+More crossings than `MAX_CROSSINGS` are refused.
+"""
 
 from __future__ import annotations
 

@@ -22,9 +22,7 @@ def scribble(num):
 
 
 def test_a_ring_that_crosses_itself_too_often_is_named():
-    with pytest.raises(
-        LabelError, match=r"a\.geojson: shape 2 of the file, of 20001 vertices, crosses itself more than"
-    ):
+    with pytest.raises(LabelError, match=r"a\.geojson: shape 2 of the file, of 20001 vertices, crosses itself"):
         table(SQUARE, scribble(20_000))
 
 
