@@ -286,7 +286,7 @@ def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[
             f"{uri}: {curves} of {len(wkb)} shapes are curves, {unread} cannot be understood",
             "convert them, for instance with `ogr2ogr -nlt CONVERT_TO_LINEAR`",
         )
-    there = np.array([_finite(g) for g in geometry], np.bool_)
+    there = np.isfinite(shapely.bounds(geometry)).all(axis=1)  # empty and missing ones have no bounds
     invalid = there & ~shapely.is_valid(geometry)
     if invalid.any():
         geometry[invalid] = repair.repaired(uri, geometry, np.flatnonzero(invalid))
@@ -301,10 +301,6 @@ def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[
         num_empty=len(wkb) - len(kept),
         tree=shapely.STRtree(geometry[kept]),
     )
-
-
-def _finite(geometry: Any) -> bool:
-    return geometry is not None and not geometry.is_empty and bool(np.isfinite(geometry.bounds).all())
 
 
 def _plain(values: NDArray[Any]) -> list[Value]:
