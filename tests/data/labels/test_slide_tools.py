@@ -92,8 +92,8 @@ def test_shapes_without_a_class_are_named(tmp_path):
 
 
 def test_what_is_there_instead_is_named(tmp_path):
-    settings = {"label": {"attribute": "classification.nam"}, "classes": THREE}
-    with pytest.raises(LabelError, match=r"no shape has an attribute classification\.nam; .* has color, name"):
+    settings = {"label": {"attribute": "classification.title"}, "classes": THREE}
+    with pytest.raises(LabelError, match=r"no shape has an attribute classification\.title; .* has color, name"):
         mask_of(tmp_path / "a.geojson", [TUMOR], **settings)
     with pytest.raises(LabelError, match=r"no attribute kind\.name; .* id, objectType, classification") as caught:
         mask_of(tmp_path / "b.geojson", [TUMOR], label={"attribute": "kind.name"}, classes=THREE)
