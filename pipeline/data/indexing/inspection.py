@@ -72,7 +72,7 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
-    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), label)
+    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), label=label)
 
 
 def disagreements(infos: Mapping[str, RasterInfo], names: Sequence[str] | None) -> list[DataError]:

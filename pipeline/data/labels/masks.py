@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.labels import areas, burning, codes, levels, shapes, vectors
+from pipeline.data.labels import areas, burning, codes, levels, palettes, shapes, vectors
 from pipeline.data.labels.codes import Encoded
 from pipeline.data.labels.memory import Memory
 from pipeline.data.labels.shapes import Shapes
@@ -89,7 +89,16 @@ def shapes_of(scene: Scene, classes: Classes, data: Data) -> Shapes:
 
 def refusal(strange: Counter[Any], scene: Scene, classes: Classes) -> LabelError:
     """The error over values that no class claims."""
-    return classes.refusal(strange, scene.id, "shapes" if vectors.is_vector(str(scene.label)) else "pixels")
+    uri = str(scene.label)
+    if vectors.is_vector(uri):
+        return classes.refusal(strange, scene.id, "shapes")
+    error = classes.refusal(strange, scene.id, "pixels")
+    if not palettes.is_grey(uri, vectors.version(uri)):
+        return error
+    return LabelError(
+        f"{error.message}. The label has a palette of greys, so that numbers mean these",
+        f"{error.hint}; or set data.label.palette: index if indices are meant",
+    )
 
 
 _shapes: Memory[Shapes] = Memory(_MAX_SHAPES, lambda found: 1 + len(found.geometry))

@@ -43,8 +43,8 @@ def of(uri: str, _version: str) -> NDArray[np.uint8] | None:
 def numbers(uri: str, version: str, classes: Classes) -> NDArray[np.uint8] | None:
     """The number that each index of a grey palette stands for [N]; None where indices are the numbers.
 
-    Of evenly spaced greys from black to white, as of a mask of 1, 2 or 4 bits, it is the grey's rank; of other greys
-    the grey value. What classes claim more of goes first: greys of a ramp (0 and 255), or indices of other greys.
+    Of evenly spaced greys from black to white, as of a mask of 1, 2 or 4 bits, it is the grey's rank, unless classes
+    claim more of the greys (0 and 255). Of other greys it is the grey value, unless classes claim none but black.
 
     Raises:
         SceneError: the file cannot be read.
@@ -61,8 +61,18 @@ def numbers(uri: str, version: str, classes: Classes) -> NDArray[np.uint8] | Non
         table = np.zeros(len(greys), np.uint8)
         table[: len(used)] = rank
         return greys if _num_claimed(used, classes) > _num_claimed(rank, classes) else table
-    by_index = _num_claimed(np.arange(len(used)), classes) > _num_claimed(used, classes)
+    bright = used[used > 0]
+    by_index = not _num_claimed(bright, classes) and _num_claimed(np.arange(len(used)), classes) > 1
     return None if by_index else greys
+
+
+def is_grey(uri: str, version: str) -> bool:
+    """Whether a file has a palette, and of greys only; False of one that cannot be read."""
+    try:
+        palette = of(uri, version)
+    except SceneError:
+        return False
+    return palette is not None and bool((palette == palette[0]).all())
 
 
 def _without_padding(greys: NDArray[np.uint8]) -> NDArray[np.uint8]:

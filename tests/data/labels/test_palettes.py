@@ -142,3 +142,16 @@ def test_a_scene_that_is_added_is_compared_with_those_that_were_there(tmp_path):
 def test_entries_that_do_not_occur_may_differ(tmp_path):
     coloured_scenes(tmp_path, [[(0, 0, 0), (255, 0, 0), (1, 2, 3)], [(0, 0, 0), (255, 0, 0), (3, 2, 1)]])
     assert len(build.index(recipe_for(tmp_path)).scenes) == 2
+
+
+def test_a_grey_that_no_class_claims_is_explained(tmp_path):
+    path = indexed(tmp_path / "a.png", values_of(0, 1, 2), [0, 2, 77])
+    with pytest.raises(LabelError, match=r"77 \([0-9]+ pixels\).*a palette of greys") as caught:
+        mask_of(path, classes=THREE)
+    assert "data.label.palette: index" in caught.value.hint
+
+
+def test_eight_bits_whose_0_is_white_mean_what_is_stored(tmp_path):
+    label = values_of(0, 1, 2)
+    path = write_raster(tmp_path / "a.tif", label, photometric="MINISWHITE")
+    np.testing.assert_array_equal(mask_of(path, classes=THREE), label)
