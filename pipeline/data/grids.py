@@ -188,6 +188,11 @@ class RasterInfo:
     finest: tuple[int, int] | tuple[()] = ()
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.grid.height, self.grid.width
+
+    @property
     def georeferenced(self) -> bool:
         """False for scans and microscopy."""
         return self.grid.georeferenced

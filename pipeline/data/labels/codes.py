@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pipeline.data import gdal, rasters
 from pipeline.data.classes import IGNORE, Classes, strangers
 from pipeline.data.grids import Grid, RasterInfo, to_pixels
-from pipeline.data.labels import palettes, vectors
+from pipeline.data.labels import levels, palettes, vectors
 from pipeline.data.labels.alignment import Read, read_aligned
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
-from pipeline.errors import LabelError
+from pipeline.errors import LabelError, SceneError
 from pipeline.recipe import Data
 from pipeline.recipe.data import Reading
 
@@ -54,7 +54,8 @@ def header(uri: str, reading: Reading) -> RasterInfo:
     Raises:
         SceneError: it is missing, no raster, or damaged.
     """
-    return _header(uri, vectors.version(uri), _plain(reading))
+    version = vectors.version(uri)
+    return _header(uri, version, _reading(uri, version, reading))
 
 
 def read(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
@@ -251,7 +252,7 @@ def _hidden(
     uri, label = str(scene.label), _is_plain(info)
 
     def read_present(part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        there = rasters.present(uri, part, label=label, reading=_plain(data.reading))
+        there = rasters.present(uri, part, label=label, reading=_reading(uri, vectors.version(uri), data.reading))
         return there, there
 
     _, present = _values(scene, uri, window, data, read_present)
@@ -264,7 +265,13 @@ def _values(
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Values [..., h, w] on the grid of the scene; validity [h, w], False outside the scene."""
     shift: tuple[int, int] | None = scene.origin
-    if data.align == "image":
+    whole = levels.finest(scene, data.reading)
+    if whole is not None and header(uri, data.reading).size == whole:
+        down, across = levels.scale(scene, data.reading)
+        row, col = scene.origin
+        ours = Grid(scene.height, scene.width, None, (across, 0.0, across * col, 0.0, down, down * row))
+        shift, (values, valid) = None, read_aligned(read_window, ours, Grid(*whole), window)
+    elif data.align == "image":
         theirs = header(uri, data.reading).grid
         if scene.grid.georeferenced and theirs.georeferenced:
             shift = offset(scene.grid, theirs)
@@ -297,14 +304,28 @@ def offset(ours: Grid, theirs: Grid) -> tuple[int, int] | None:
 
 def _reader(uri: str, info: RasterInfo, data: Data) -> Read:
     """How windows are read: one band of integers as [h, w], of a palette the indices; all else as bands [C, h, w]."""
+    reading = _reading(uri, vectors.version(uri), data.reading)
     if _is_plain(info):
-        return lambda window: rasters.read_label(uri, window, reading=_plain(data.reading))
-    return lambda window: rasters.read(uri, window, reading=_plain(data.reading))
+        return lambda window: rasters.read_label(uri, window, reading=reading)
+    return lambda window: rasters.read(uri, window, reading=reading)
 
 
 def _is_plain(info: RasterInfo) -> bool:
     """Whether a label is one band of integers."""
     return len(info.bands) == 1 and np.dtype(info.dtype).kind in "iub"
+
+
+@lru_cache(maxsize=4096)
+def _reading(uri: str, version: str, reading: Reading) -> Reading:
+    """How a label is read: one that does not say how large its pixels are is of the finest level."""
+    plain = _plain(reading)
+    if plain.mpp is None:
+        return plain
+    try:
+        _header(uri, version, plain)
+    except SceneError:
+        return plain.model_copy(update={"mpp": None})
+    return plain
 
 
 @lru_cache(maxsize=16)

@@ -205,6 +205,8 @@ def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data, what: str =
         theirs = codes.header(uri, data.reading)
         if theirs.slices != info.slices:
             difference = f"{info.slices} slices against {theirs.slices}"
+        elif theirs.size == info.finest:
+            difference = ""
         elif data.align == "image" and info.grid.georeferenced and theirs.grid.georeferenced:
             usable = info.grid.usable and theirs.grid.usable
             difference = "" if usable else info.grid.difference(theirs.grid)

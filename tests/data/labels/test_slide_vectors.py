@@ -12,7 +12,7 @@ from pipeline.data.indexing import build
 from pipeline.data.labels import levels
 from pipeline.data.scenes import Found
 from tests.data.labels.places import geojson, scene, setup, whole
-from tests.factory import recipe_for
+from tests.factory import recipe_for, write_raster
 
 BOX = shapely.box(20, 32, 120, 104)
 """In pixels of the finest level: 100 × 72."""
@@ -98,3 +98,27 @@ def test_index_counts_at_the_level_that_is_read(tmp_path):
     for mpp, pixels in ((None, 7200), (0.25, 7200), (1.0, 450)):
         manifest = build.index(recipe_for(tmp_path, **{"data.reading.mpp": mpp}))
         assert {s.class_counts[1] for s in manifest.scenes} == {pixels}
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("what", ["label", "aoi", "footprint"])
+def test_masks_of_the_finest_level(tmp_path, ending, what):
+    image = slide(tmp_path / "s.ome.tif", (483, 643))
+    drawn = write_raster(tmp_path / f"mask{ending}", box_mask(483, 643, *map(int, BOX.bounds)))
+    files = {"label": str(geojson(tmp_path / "s.geojson", [shapely.box(0, 0, 643, 483)])), what: str(drawn)}
+    classes, data = setup(reading={"mpp": 1.0})
+    info = rasters.describe(str(image), reading=data.reading)
+    seen = labels.look(Found("a", str(image), **{"label": None, **files}), info, classes, data)
+    assert seen.problems == () and seen.class_counts[1] == 25 * 18
+    footprint = labels.look_at_footprint(Found("a", str(image), **{"label": None, **files}), info, data)
+    assert footprint.problems == ()
+
+
+def test_a_mask_of_the_finest_level_takes_the_pixel_under_the_centre(tmp_path):
+    image = slide(tmp_path / "s.ome.tif")
+    values = np.random.default_rng(1).integers(0, 2, (480, 640)).astype(np.uint8)
+    label = write_raster(tmp_path / "mask.png", values)
+    np.testing.assert_array_equal(mask_at(image, label, 1.0), values[2::4, 2::4])
+    part = mask_at(image, label, 1.0, size=(50, 60), origin=(4, 3))
+    np.testing.assert_array_equal(part, values[2::4, 2::4][4:54, 3:63])
+    np.testing.assert_array_equal(mask_at(image, label, 0.25), values)
