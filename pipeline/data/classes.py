@@ -170,6 +170,26 @@ class Classes:
         ids: NDArray[np.uint16] = table.take(np.subtract(label, first, dtype=np.int64), mode="clip")
         return ids
 
+    def claims(self, label: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where a class claims the values of a label: [H, W].
+
+        Args:
+            label: numbers [H, W], or [C, H, W] of which every band must be claimed; of classes in colours [3, H, W].
+        """
+        if self.in_colors and label.ndim == 3:
+            return np.asarray(self.ids(label) < len(self))
+        bands = label.reshape(-1, *label.shape[-2:])
+        whole = bands
+        if bands.dtype.kind == "f":
+            limit = float(1 << 62)
+            whole = np.clip(np.nan_to_num(bands, nan=-limit), -limit, limit).astype(np.int64)
+        pairs = zip(whole, bands, strict=True)
+        return np.asarray(np.logical_and.reduce([(self.ids(w) < len(self)) & (w == b) for w, b in pairs]))
+
+    def knows(self, values: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Which numbers [N] a class or `ignore_values` names."""
+        return np.asarray(self.ids(values) != UNKNOWN)
+
     def id_of(self, value: int | str) -> int:
         """Class id, IGNORE or UNKNOWN of an attribute's value: a word, or a number that may be written as text."""
         for spelling in (value, str(value), _number(value)):

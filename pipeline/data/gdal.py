@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
 from pipeline import store
+from pipeline.data import horizontal_crs
 from pipeline.errors import PipelineError, SceneError
 
 READ_ERRORS: Final[tuple[type[Exception], ...]] = (RasterioError, CPLE_BaseError, ValueError, MemoryError)
@@ -145,8 +146,8 @@ def forget(uri: str) -> None:
 
 
 def same_crs(ours: str, theirs: str) -> bool:
-    """Whether two descriptions (WKT, EPSG:1234 ...) mean the same CRS."""
-    return ours == theirs or bool(rasterio.CRS.from_user_input(ours) == rasterio.CRS.from_user_input(theirs))
+    """Whether two descriptions (WKT, EPSG:1234 ...) mean the same horizontal CRS."""
+    return horizontal_crs.same(ours, theirs)
 
 
 def short_crs(crs: str) -> str:

@@ -200,6 +200,9 @@ class RasterInfo:
         format: what kind of file it is, and how it is compressed, for people.
         nodata: declared value of each band, None where there is none; () where the format knows no such thing.
         alpha: positions from 0, among all bands of the file, of those that count as alpha.
+        palette: whether values are positions in a palette.
+        hides: whether a pixel whose values are finite can be invalid.
+        finest: height and width of the finest level of the file, where `data.reading.mpp` takes a coarser one; else ().
     """
 
     grid: Grid
@@ -211,6 +214,14 @@ class RasterInfo:
     format: str = ""
     nodata: tuple[float | None, ...] = ()
     alpha: tuple[int, ...] = ()
+    palette: bool = False
+    hides: bool = False
+    finest: tuple[int, int] | tuple[()] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.grid.height, self.grid.width
 
     @property
     def georeferenced(self) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "RasterInfo",
     "Writer",
     "describe",
+    "present",
     "probe",
     "probed",
     "read",
@@ -148,6 +149,22 @@ def read_label_bands(
     with _translated(uri):
         values, valid = _label(_reader(uri, True, reading), window, shape)
     return _integers(uri, values, valid), valid
+
+
+def present(uri: str, window: Window, *, label: bool, reading: Reading = _DEFAULT) -> NDArray[np.bool_]:
+    """Where a file holds the pixel [h, w]: no mask band hides it, but its value may be declared nodata or transparent.
+
+    Args:
+        uri: local path or s3:// URI.
+        window: may reach outside the raster, where nothing is.
+        label: of a palette the indices are meant.
+        reading: what the file alone does not say.
+
+    Raises:
+        SceneError: the file is missing or cannot be read.
+    """
+    with _translated(uri):
+        return scaling.padded_present(_reader(uri, label, reading), window)
 
 
 def probe(uri: str, *, reading: Reading = _DEFAULT) -> str:

@@ -8,17 +8,19 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data import gdal
 from pipeline.data.cells import Cells, Pixels
 from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.readers import protocol
+from pipeline.data.readers.protocol import Reader
 from pipeline.data.windows import Window
 from pipeline.errors import StorageError
-
-if TYPE_CHECKING:
-    from pipeline.data.readers.protocol import Reader
 
 _log: Final = logging.getLogger(__name__)
 _TRIES: Final = 3
@@ -99,6 +101,14 @@ class RemoteReader:
         if cache is None:
             return source(window)
         return self._cells(level, tuple(bands) if bands is not None else None).read(window, cache, source)
+
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Where the file holds the pixel [h, w], whatever its value is.
+
+        Raises:
+            SceneError, StorageError: as for `read`.
+        """
+        return patiently(self.uri, lambda: protocol.present(self._reader, window), self._reopen)
 
     def close(self) -> None:
         """Release the file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -118,9 +118,19 @@ class Label(Section):
     threshold: float | None = None
     """For masks with soft edges: values from this one on mean the second class, smaller ones the first (with
     `task: multilabel`: yes and no)."""
+    nodata: Literal["class", "ignore"] = "class"
+    """What a pixel is whose value or colour a class claims, though the file declares the value nodata or the pixel is
+    transparent: `class`: of that class; `ignore`: not annotated. Mask bands always mean: not annotated."""
+    palette: Literal["auto", "index"] = "auto"
+    """What numbers mean in labels with a palette: `auto`: of a palette of greys the grey values (of one with evenly
+    spaced greys from black to white their rank, unless classes claim the greys), of others its indices; `index`: always
+    its indices, whatever the colours."""
     attribute: str | None = None
     """Of vector labels: the attribute whose value names the class in `classes`; by default every shape is of the second
     class."""
+    crs: str | None = None
+    """Of vector labels: the CRS of their coordinates, such as `EPSG:32633`, where the file does not say it or says a
+    wrong one (GeoJSON without a `crs` member says degrees)."""
     all_touched: bool = False
     """Vector labels mark every pixel that a shape touches, not only those whose centre it covers."""
     buffer: Annotated[float, Field(ge=0)] = 0.0

@@ -123,7 +123,7 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
             return Tally(seen.class_counts, warnings=seen.warnings)
     counts, strangers = np.zeros(len(classes), np.int64), Counter[str]()
     for window in windows:
-        mask, unknown = labels.encode(scene(entry), window, classes, data)
+        mask, unknown, _ = labels.encode(scene(entry), window, classes, data)
         counts += [int((plane == 1).sum()) for plane in mask] if mask.ndim == 3 else _bins(mask, len(classes))
         named = Counter({str(value): pixels for value, pixels in unknown.items()})
         # Shapes of a vector file are counted in the whole scene each time.

@@ -75,11 +75,19 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
         infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
         bands = matching.matched(infos, data)
     problems += bands.problems
+    seen_labels = {f.id: looks[f.id].label for f in found}
+    if any(seen.palette for seen in seen_labels.values()):
+        seen_labels |= {
+            f.id: labels.remembered(f.label, looks[f.id].class_counts, classes, data) for f in found if f.id in known
+        }
+    problems += labels.contradictions(seen_labels, {f.id: looks[f.id].class_counts for f in found}, classes)
     if problems:
         raise inspection.all_of(problems)
     headers = {i: info for i, info in infos.items() if i not in known}
-    for warning in (*bands.warnings, *oddities.warnings({i: looks[i].odd for i in infos}, headers, data)):
-        logger.warning("%s", warning)
+    said = (*bands.warnings, *oddities.warnings({i: looks[i].odd for i in infos}, headers, data))
+    for warning in (*said, labels.declared_nodata(seen_labels, classes, planes=data.task == "multilabel")):
+        if warning:
+            logger.warning("%s", warning)
     files = {f.id: f for f in found}
     grids = {i: info.grid for i, info in infos.items()}
     parts = dividing.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.data import labels, rasters
@@ -76,7 +76,7 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
-    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), odd=odd)
+    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), odd=odd, label=label)
 
 
 def all_of(problems: Sequence[DataError]) -> DataError:
@@ -96,7 +96,7 @@ def all_of(problems: Sequence[DataError]) -> DataError:
 class Look:
     """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems.
 
-    `bands` is as in `Scene`, of scenes of the last manifest.
+    `bands` is as in `Scene`, of scenes of the last manifest; `label` is all that the label says, if it was opened now.
     """
 
     info: RasterInfo | None
@@ -105,3 +105,4 @@ class Look:
     problems: tuple[DataError, ...]
     bands: tuple[int, ...] = ()
     odd: Oddities = _NOTHING
+    label: LabelLook = field(default_factory=LabelLook)

@@ -95,13 +95,20 @@ def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[Listed]
         )
     listed, problems = [], []
     for number, row in enumerate(rows, 1):
-        i, image, *others = (str(row.get(key) or "").strip() for key in ("id", "image", "label", "footprint"))
+        i, image, *others = (_cell(row.get(key)) for key in ("id", "image", "label", "footprint"))
         if not i or not image:
             problems.append(f"row {number} has no {'id' if not i else 'image'}")
             continue
         files = tuple(store.join(root, part.strip()) for part in image.split(_SEPARATOR))
         listed.append(Listed(i, files, *(store.join(root, other) if other else None for other in others)))
     return _unless(problems, uri, "give every scene an id and an image", listed)
+
+
+def _cell(value: Any) -> str:
+    """A cell as text: "" where it is empty, null or not a number; whole numbers without a point."""
+    if value is None or value != value:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
 def _json(text: str, uri: str) -> Any:
@@ -113,40 +120,64 @@ def _json(text: str, uri: str) -> Any:
 
 def _from_stac(tree: Any, uri: str, keys: list[str] | None, geometry: bool) -> list[Listed]:
     """Items of a STAC item collection (https://github.com/radiantearth/stac-api-spec, fragments/itemcollection)."""
-    items = tree.get("features", [tree] if tree.get("type") == "Feature" else None)
+    items = [tree] if tree.get("type") == "Feature" else tree.get("features")
     if not isinstance(items, list) or not items:
         raise ManifestError(f"{uri} is no STAC item collection: it has no features", "save the items of a search")
     folder = uri.rpartition("/")[0]
-    listed, problems, bent = [], [], []
+    listed: list[Listed] = []
+    problems: list[str] = []
+    bent: list[str] = []
     for number, item in enumerate(items, 1):
-        i, assets = str(item.get("id") or ""), item.get("assets") or {}
+        i = _cell(item.get("id")) if isinstance(item, dict) else ""
         if not i:
-            problems.append(f"item {number} has no id")
+            problems.append(f"item {number} {'has no id' if isinstance(item, dict) else f'is {item!r:.40}'}")
             continue
-        chosen = keys if keys is not None else _with_role(assets, "data")
-        lacking = [key for key in chosen if key not in assets]
-        if lacking or not chosen or (keys is None and len(chosen) > 1):
-            what = f"no asset {', '.join(lacking)}" if lacking else f"{len(chosen) or 'no'} assets with the role data"
-            problems.append(f"item {i} has {what}; there are {', '.join(sorted(assets)) or 'none'}")
+        try:
+            files, label = _files(item, keys)
+        except ManifestError as error:
+            problems.append(f"item {i} has {error.message}")
             continue
-        label = next(iter(_with_role(assets, "labels")), None)
-        files = tuple(_href(assets[key], folder) for key in chosen)
         try:
             footprint = outlines.of_geojson(item.get("geometry")) if geometry else None
         except ManifestError as error:
             bent.append(f"item {i} has {error.message}")
             continue
-        listed.append(Listed(i, files, None if label is None else _href(assets[label], folder), footprint))
+        paths = tuple(_path(href, folder) for href in files)
+        listed.append(Listed(i, paths, None if label is None else _path(label, folder), footprint))
     _unless(bent, uri, "correct them, or do without data.footprint: stac", listed)
     return _unless(problems, uri, "name the assets that hold the image's bands in data.assets", listed)
 
 
+def _files(item: Mapping[str, Any], keys: list[str] | None) -> tuple[list[str], str | None]:
+    """Where an item's image is, and its label if it has one.
+
+    Raises:
+        ManifestError: it does not say; the message is what an item has.
+    """
+    given = item.get("assets")
+    assets = {str(key): asset for key, asset in given.items() if asset} if isinstance(given, dict) else {}
+    chosen = keys if keys is not None else _with_role(assets, "data")
+    lacking = [key for key in chosen if key not in assets]
+    if lacking or not chosen or (keys is None and len(chosen) > 1):
+        what = f"no asset {', '.join(lacking)}" if lacking else f"{len(chosen) or 'no'} assets with the role data"
+        raise ManifestError(f"{what}; there are {', '.join(sorted(assets)) or 'none'}")
+    label = next(iter(_with_role(assets, "labels")), None)
+    return [_href(assets, key) for key in chosen], None if label is None else _href(assets, label)
+
+
 def _with_role(assets: Mapping[str, Any], role: str) -> list[str]:
-    return [key for key, asset in assets.items() if role in (asset.get("roles") or ())]
+    return [key for key, asset in assets.items() if isinstance(asset, dict) and role in (asset.get("roles") or ())]
 
 
-def _href(asset: Mapping[str, Any], folder: str) -> str:
-    return store.join(folder, str(asset.get("href", "")).removeprefix("./"))
+def _href(assets: Mapping[str, Any], key: str) -> str:
+    href = assets[key].get("href") if isinstance(assets[key], dict) else None
+    if not isinstance(href, str) or not href.strip():
+        raise ManifestError(f"an asset {key} without an href")
+    return href
+
+
+def _path(href: str, folder: str) -> str:
+    return store.join(folder, href.removeprefix("./"))
 
 
 def _unless(problems: list[str], uri: str, hint: str, listed: list[Listed]) -> list[Listed]:

@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import outlines
-from pipeline.data.labels import burning, codes, shapes, vectors
+from pipeline.data import outlines, rasters
+from pipeline.data.grids import RasterInfo
+from pipeline.data.labels import burning, codes, levels, shapes, vectors
 from pipeline.data.labels.memory import Memory
 from pipeline.data.labels.shapes import Shapes
 from pipeline.data.scenes import Scene
@@ -16,6 +17,7 @@ from pipeline.data.windows import Window
 from pipeline.recipe import Data
 
 _MAX_SHAPES: Final = 1_000_000
+_MAX_VALUES: Final = 1 << 24
 
 
 def inside(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.bool_]:
@@ -35,8 +37,31 @@ def inside(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.boo
     """
     if not is_drawn(uri):
         return codes.annotated(scene, uri, window, data)
-    there: NDArray[np.bool_] = burning.burn(drawn(scene, uri), scene.grid, window) == 1
+    there: NDArray[np.bool_] = burning.burn(drawn(scene, uri, data), scene.grid, window) == 1
     return there
+
+
+def hides(scene: Scene, info: RasterInfo, data: Data) -> bool:
+    """Whether pixels of a scene's image can be invalid, so that it is worth reading which."""
+    declared = data.nodata is not None or any(value is not None for value in info.nodata)
+    floats = np.dtype(info.dtype).kind == "f"
+    return scene.footprint is not None or info.hides or declared or floats
+
+
+def valid(scene: Scene, window: Window, info: RasterInfo, data: Data) -> NDArray[np.bool_]:
+    """Where a scene's image is valid [h, w], at a window inside the scene.
+
+    Raises:
+        SceneError, LabelError: the image or the footprint cannot be read.
+    """
+    out = np.empty((window.height, window.width), np.bool_)
+    lines = max(1, _MAX_VALUES // (len(info.bands) * window.width))
+    row, col = scene.origin
+    for top in range(0, window.height, lines):
+        part = window._replace(row=window.row + top, height=min(lines, window.height - top))
+        there = part._replace(row=part.row + row, col=part.col + col)
+        out[top : top + lines] = rasters.read(scene.image, there, nodata=data.nodata, reading=data.reading)[1]
+    return out if scene.footprint is None else out & inside(scene, scene.footprint, window, data)
 
 
 def is_drawn(uri: str) -> bool:
@@ -48,15 +73,16 @@ def is_drawn(uri: str) -> bool:
     return outlines.is_outline(uri) or vectors.is_vector(uri)
 
 
-def drawn(scene: Scene, uri: str) -> Shapes:
+def drawn(scene: Scene, uri: str, data: Data) -> Shapes:
     """The shapes of an area, in pixels of the scene; kept for the next window.
 
     Raises:
         LabelError: they cannot be read or brought onto the scene's grid.
     """
     version = "" if outlines.is_outline(uri) else vectors.version(uri)
-    key = (uri, version, scene.grid, scene.origin)
-    return _shapes.get(key, lambda: shapes.as_area(uri, scene.grid, scene.origin))
+    scale = levels.scale(scene, data.reading)
+    key = (uri, version, scene.grid, scene.origin, scale)
+    return _shapes.get(key, lambda: shapes.as_area(uri, scene.grid, scene.origin, scale))
 
 
 _shapes: Memory[Shapes] = Memory(_MAX_SHAPES, lambda found: 1 + len(found.geometry))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from pipeline.data import gdal, rasters
 from pipeline.data.classes import IGNORE, Classes, strangers
 from pipeline.data.grids import Grid, RasterInfo, to_pixels
-from pipeline.data.labels import palettes, vectors
+from pipeline.data.labels import levels, palettes, vectors
 from pipeline.data.labels.alignment import Read, read_aligned
 from pipeline.data.scenes import Scene
 from pipeline.data.windows import Window
-from pipeline.errors import LabelError
+from pipeline.errors import LabelError, SceneError
 from pipeline.recipe import Data
 from pipeline.recipe.data import Reading
 
@@ -25,10 +26,26 @@ _SHIFT_PIXELS: Final = 1e-3
 
 
 class Encoded(NamedTuple):
-    """A mask [h, w] or [K, h, w], IGNORE where a value has no class; and those values, with their pixels."""
+    """A mask and what stands out in the label it is from.
+
+    Attributes:
+        mask: [h, w] or [K, h, w], IGNORE where a value has no class.
+        strangers: values without a class, and how many pixels have them.
+        claimed: values that the file declares nodata or transparent and a class claims, and how many pixels have them.
+    """
 
     mask: NDArray[np.uint8]
     strangers: Counter[Any]
+    claimed: Counter[Any] = Counter()
+
+
+class _Label(NamedTuple):
+    """A label at a window: values [..., h, w], validity [h, w], and which valid pixels the file hides by their value
+    (None: none)."""
+
+    values: NDArray[Any]
+    valid: NDArray[np.bool_]
+    hidden: NDArray[np.bool_] | None = None
 
 
 def header(uri: str, reading: Reading) -> RasterInfo:
@@ -37,7 +54,8 @@ def header(uri: str, reading: Reading) -> RasterInfo:
     Raises:
         SceneError: it is missing, no raster, or damaged.
     """
-    return _header(uri, vectors.version(uri), _plain(reading))
+    version = vectors.version(uri)
+    return _header(uri, version, _reading(uri, version, reading))
 
 
 def read(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
@@ -51,14 +69,37 @@ def read(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
     if data.task == "multilabel":
         return _planes(scene, window, classes, data, info)
     if data.label.threshold is not None:
-        values, valid = _one_band(uri, info, *_values(scene, uri, window, data, _reader(uri, info, data)))
+        found = _one_band(uri, info, _shown(scene, window, classes, data, info))
         with np.errstate(invalid="ignore"):
-            mask = (values >= data.label.threshold).astype(np.uint8)
-        return Encoded(_ignored(mask, values, valid, classes), Counter())
+            mask = (found.values >= data.label.threshold).astype(np.uint8)
+        return Encoded(_ignored(mask, found.values, found.valid, classes), Counter(), _claimed(found))
     if classes.in_colors:
         return _colors(scene, window, classes, data, info)
-    values, valid = _one_band(uri, info, *_values(scene, uri, window, data, _reader(uri, info, data)))
-    return _encode(*_whole(uri, values, valid), classes)
+    found = _one_band(uri, info, _shown(scene, window, classes, data, info))
+    return _encode(_whole(uri, found), classes)
+
+
+def indices(scene: Scene, window: Window, classes: Classes, data: Data) -> dict[int, str]:
+    """The palette's indices of classes at a window, where these are read as numbers, and their colours."""
+    uri = str(scene.label)
+    known = indices_of(uri, classes, data)
+    if not known:
+        return {}
+    values, valid = _values(scene, uri, window, data, _reader(uri, header(uri, data.reading), data))
+    return {int(i): known[int(i)] for i in np.unique(values[valid]) if int(i) in known}
+
+
+def indices_of(uri: str, classes: Classes, data: Data) -> dict[int, str]:
+    """All indices of classes that a file's palette has, where these are read as numbers, and their colours."""
+    info = header(uri, data.reading)
+    if not info.palette or data.label.palette == "index" or data.task == "multilabel" or classes.in_colors:
+        return {}
+    palette = palettes.of(uri, vectors.version(uri))
+    if palette is None or palettes.numbers(uri, vectors.version(uri), classes) is not None:
+        return {}
+    found = np.arange(palette.shape[1])
+    found = found[classes.ids(found) < len(classes)]
+    return {int(i): "#{:02x}{:02x}{:02x}".format(*palette[:, i].tolist()) for i in found}
 
 
 def annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.bool_]:
@@ -71,28 +112,31 @@ def annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.
 # --- kinds of labels
 
 
-def _encode(label: NDArray[Any], valid: NDArray[np.bool_], classes: Classes) -> Encoded:
-    mask, strange = classes.mask(label, valid)
-    return Encoded(mask, Counter() if strange is None else strangers(label, strange))
+def _encode(found: _Label, classes: Classes) -> Encoded:
+    mask, strange = classes.mask(found.values, found.valid)
+    return Encoded(mask, Counter() if strange is None else strangers(found.values, strange), _claimed(found))
+
+
+def _claimed(found: _Label) -> Counter[Any]:
+    return Counter() if found.hidden is None else strangers(found.values, found.hidden)
 
 
 def _colors(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> Encoded:
     uri = str(scene.label)
     if len(info.bands) == 1:
-        palette = palettes.of(uri, vectors.version(uri))
+        palette = palettes.of(uri, vectors.version(uri)) if info.palette else None
         if palette is None:
             raise LabelError(
                 f"{uri}: the label has one band and no palette, but data.classes lists colours",
                 "list its numbers in data.classes (values)",
             )
-        values, valid = _values(scene, uri, window, data, _reader(uri, info, data))
-        return _encode(palette[:, values.clip(0, palette.shape[1] - 1)], valid, classes)
+        return _encode(_shown(scene, window, classes, data, info, palette), classes)
     if len(info.bands) != _COLOR_BANDS or info.dtype != "uint8":
         raise LabelError(
             f"{uri}: the label has {len(info.bands)} bands of {info.dtype}, but data.classes lists colours",
             "colours are three bands of 8 bits",
         )
-    return _encode(*_values(scene, uri, window, data, _reader(uri, info, data)), classes)
+    return _encode(_shown(scene, window, classes, data, info), classes)
 
 
 def _planes(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> Encoded:
@@ -105,9 +149,28 @@ def _planes(scene: Scene, window: Window, classes: Classes, data: Data, info: Ra
         )
     values, valid = _values(scene, uri, window, data, _reader(uri, info, data))
     values = values.reshape(len(classes), *valid.shape)
+    planes_valid, claimed = _valid_planes(scene, window, data, info, _Label(values, valid))
     yes = values != 0 if data.label.threshold is None else values >= data.label.threshold
-    planes = [_ignored(y.astype(np.uint8), v, valid, classes) for y, v in zip(yes, values, strict=True)]
-    return Encoded(np.stack(planes), Counter())
+    planes = [_ignored(y.astype(np.uint8), v, ok, classes) for y, v, ok in zip(yes, values, planes_valid, strict=True)]
+    return Encoded(np.stack(planes), Counter(), claimed)
+
+
+def _valid_planes(
+    scene: Scene, window: Window, data: Data, info: RasterInfo, found: _Label
+) -> tuple[NDArray[np.bool_], Counter[Any]]:
+    """Validity [K, h, w] of one band per class: a declared 0 (no) or 1 (yes) counts, another one is not annotated."""
+    values, valid = found.values, found.valid
+    out = np.broadcast_to(valid, values.shape)
+    hidden = _hidden(scene, window, data, info, valid)
+    if hidden is None:
+        return out, Counter()
+    hidden &= np.isfinite(values).all(axis=0)
+    declared = [math.nan if v is None else v for v in info.nodata or (None,) * len(values)]
+    nodata = np.array(declared, np.float64)[:, None, None]
+    answer = (values == 0) | (values == 1)
+    out = valid | (hidden & (answer | (~np.isnan(nodata) & (values != nodata))))
+    is_nodata = out & hidden & (answer if np.isnan(nodata).all() else values == nodata)
+    return out, Counter(dict(zip(*(v.tolist() for v in np.unique(values[is_nodata], return_counts=True)), strict=True)))
 
 
 def _ignored(
@@ -121,25 +184,25 @@ def _ignored(
     return mask
 
 
-def _one_band(
-    uri: str, info: RasterInfo, values: NDArray[Any], valid: NDArray[np.bool_]
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The values [h, w] of a label [C, h, w] whose bands are all the same, as of a grey picture saved in colour."""
+def _one_band(uri: str, info: RasterInfo, found: _Label) -> _Label:
+    """A label [C, h, w] whose bands are all the same as [h, w], as of a grey picture saved in colour."""
+    values, valid, _ = found
     if values.ndim == 2:
-        return values, valid
+        return found
     if any((band[valid] != values[0][valid]).any() for band in values[1:]):
         raise LabelError(
             f"{uri}: the label has {len(info.bands)} bands, and they differ",
             "if they are colours, list them in data.classes (values: ['#ff0000']); with one band per class set "
             "data.task: multilabel",
         )
-    return values[0], valid
+    return found._replace(values=values[0])
 
 
-def _whole(uri: str, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _whole(uri: str, found: _Label) -> _Label:
     """Labels that were saved as fractional numbers although they are none."""
+    values, valid, _ = found
     if values.dtype.kind != "f":
-        return values, valid
+        return found
     whole = np.where(valid, values, 0).astype(np.int64)
     broken = valid & (whole != values)
     if broken.any():
@@ -147,10 +210,54 @@ def _whole(uri: str, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[ND
             f"{uri}: label values that are no whole numbers, such as {values[broken][0]} ({broken.sum()} pixels)",
             "a label holds integers; for soft edges set data.label.threshold",
         )
-    return whole, valid
+    return found._replace(values=whole)
 
 
 # --- reading
+
+
+def _shown(
+    scene: Scene,
+    window: Window,
+    classes: Classes,
+    data: Data,
+    info: RasterInfo,
+    palette: NDArray[np.uint8] | None = None,
+) -> _Label:
+    """A label on the grid of the scene: what its file hides by value is valid if a class claims the value.
+
+    Of a palette [3, N] its colours are meant; without one, what `data.label.palette` says.
+    """
+    uri = str(scene.label)
+    values, valid = _values(scene, uri, window, data, _reader(uri, info, data))
+    if palette is not None:
+        values = palette[:, values.clip(0, palette.shape[1] - 1)]
+    elif info.palette and data.label.palette == "auto":
+        numbers = palettes.numbers(uri, vectors.version(uri), classes)
+        if numbers is not None:
+            values = numbers[values.clip(0, len(numbers) - 1)]
+    hidden = _hidden(scene, window, data, info, valid)
+    if hidden is None:
+        return _Label(values, valid)
+    hidden &= classes.claims(values)
+    return _Label(values, valid | hidden, hidden if hidden.any() else None)
+
+
+def _hidden(
+    scene: Scene, window: Window, data: Data, info: RasterInfo, valid: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """Which pixels are there, but hidden by their value or transparency: [h, w]; None if none are."""
+    if data.label.nodata == "ignore" or valid.all():
+        return None
+    uri, label = str(scene.label), _is_plain(info)
+
+    def read_present(part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        there = rasters.present(uri, part, label=label, reading=_reading(uri, vectors.version(uri), data.reading))
+        return there, there
+
+    _, present = _values(scene, uri, window, data, read_present)
+    hidden: NDArray[np.bool_] = present & ~valid
+    return hidden if hidden.any() else None
 
 
 def _values(
@@ -158,7 +265,13 @@ def _values(
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Values [..., h, w] on the grid of the scene; validity [h, w], False outside the scene."""
     shift: tuple[int, int] | None = scene.origin
-    if data.align == "image":
+    whole = levels.finest(scene, data.reading)
+    if whole is not None and header(uri, data.reading).size == whole:
+        down, across = levels.scale(scene, data.reading)
+        row, col = scene.origin
+        ours = Grid(scene.height, scene.width, None, (across, 0.0, across * col, 0.0, down, down * row))
+        shift, (values, valid) = None, read_aligned(read_window, ours, Grid(*whole), window)
+    elif data.align == "image":
         theirs = header(uri, data.reading).grid
         if scene.grid.georeferenced and theirs.georeferenced:
             shift = offset(scene.grid, theirs)
@@ -191,9 +304,28 @@ def offset(ours: Grid, theirs: Grid) -> tuple[int, int] | None:
 
 def _reader(uri: str, info: RasterInfo, data: Data) -> Read:
     """How windows are read: one band of integers as [h, w], of a palette the indices; all else as bands [C, h, w]."""
-    if len(info.bands) == 1 and np.dtype(info.dtype).kind in "iub":
-        return lambda window: rasters.read_label(uri, window, reading=_plain(data.reading))
-    return lambda window: rasters.read(uri, window, reading=_plain(data.reading))
+    reading = _reading(uri, vectors.version(uri), data.reading)
+    if _is_plain(info):
+        return lambda window: rasters.read_label(uri, window, reading=reading)
+    return lambda window: rasters.read(uri, window, reading=reading)
+
+
+def _is_plain(info: RasterInfo) -> bool:
+    """Whether a label is one band of integers."""
+    return len(info.bands) == 1 and np.dtype(info.dtype).kind in "iub"
+
+
+@lru_cache(maxsize=4096)
+def _reading(uri: str, version: str, reading: Reading) -> Reading:
+    """How a label is read: one that does not say how large its pixels are is of the finest level."""
+    plain = _plain(reading)
+    if plain.mpp is None:
+        return plain
+    try:
+        _header(uri, version, plain)
+    except SceneError:
+        return plain.model_copy(update={"mpp": None})
+    return plain
 
 
 @lru_cache(maxsize=16)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data import outlines
 from pipeline.data.classes import IGNORE, Classes
@@ -30,22 +31,30 @@ class LabelLook:
 
     Attributes:
         stamp: 16 hex digits of the mask: another content has other digits, whatever the files' dates.
-        class_counts: labelled pixels per class.
+        class_counts: labelled pixels per class where the image is valid.
+        hidden_counts: labelled pixels per class where it is not.
         num_pixels: of the scene, all slices.
         num_annotated: those that are not IGNORE (of a multi-label mask: in any class).
         num_shapes, num_repaired, num_empty: of a vector file: shapes in the scene, how many of them were invalid and
             repaired; shapes without a geometry in the whole file.
+        claimed: values that the file declares nodata or transparent and a class claims, and how many pixels have them.
+        palette: indices that are read as numbers and their colours in the file's palette, as far as they occur.
+        elsewhere: where the shapes of a vector file lie, if all of them miss the scene.
         problems: all that makes the label unusable.
         warnings: what is worth a look, as sentences.
     """
 
     stamp: str = ""
     class_counts: tuple[int, ...] = ()
+    hidden_counts: tuple[int, ...] = ()
     num_pixels: int = 0
     num_annotated: int = 0
     num_shapes: int = 0
     num_repaired: int = 0
     num_empty: int = 0
+    claimed: tuple[tuple[int | str, int], ...] = ()
+    palette: tuple[tuple[int, str], ...] = ()
+    elsewhere: str = ""
     problems: tuple[DataError, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -75,8 +84,11 @@ class _Count:
     """What windows have told so far."""
 
     classes: np.ndarray[Any, np.dtype[np.int64]]
+    hidden: np.ndarray[Any, np.dtype[np.int64]]
     annotated: int = 0
     strangers: Counter[Any] = field(default_factory=Counter)
+    claimed: Counter[Any] = field(default_factory=Counter)
+    palette: dict[int, str] = field(default_factory=dict)
     digest: Any = field(default_factory=lambda: blake2b(digest_size=8))
 
 
@@ -108,12 +120,28 @@ def look(
     if problems:
         return LabelLook(problems=tuple(problems))
     try:
-        counted = _count(scene, classes, data)
+        counted = _count(scene, info, classes, data)
         if counted.strangers:
             raise masks.refusal(counted.strangers, scene, classes)
         return _told(scene, counted, classes, data)
     except DataError as error:
         return LabelLook(problems=(error,))
+
+
+def remembered(label: str | None, class_counts: Sequence[int], classes: Classes, data: Data) -> LabelLook:
+    """What the header of a label that was counted before still says: its palette, as far as its classes occur.
+
+    Of classes with several values it is not known which of them occur.
+    """
+    if label is None or not any(class_counts) or vectors.is_vector(label):
+        return LabelLook(class_counts=tuple(class_counts))
+    single = {position for position, values in enumerate(classes.values) if len(values) == 1}
+    palette = {
+        index: color
+        for index, color in codes.indices_of(label, classes, data).items()
+        if (position := classes.id_of(index)) in single and class_counts[position]
+    }
+    return LabelLook(class_counts=tuple(class_counts), palette=tuple(sorted(palette.items())))
 
 
 def look_at_footprint(found: Found, info: RasterInfo, data: Data, *, whole: bool = True) -> FootprintLook:
@@ -135,7 +163,7 @@ def look_at_footprint(found: Found, info: RasterInfo, data: Data, *, whole: bool
     problems = _misplaced(uri, found, info, data, "footprint")
     try:
         if problems or not whole:
-            beside = not problems and areas.is_drawn(uri) and areas.drawn(scene, uri).num_shapes == 0
+            beside = not problems and areas.is_drawn(uri) and areas.drawn(scene, uri, data).num_shapes == 0
             return FootprintLook("", outlines.name(uri) if beside else "", tuple(problems))
         digest, beside = blake2b(digest_size=8), True
         for window in _windows(scene):
@@ -177,6 +205,8 @@ def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data, what: str =
         theirs = codes.header(uri, data.reading)
         if theirs.slices != info.slices:
             difference = f"{info.slices} slices against {theirs.slices}"
+        elif theirs.size == info.finest:
+            difference = ""
         elif data.align == "image" and info.grid.georeferenced and theirs.grid.georeferenced:
             usable = info.grid.usable and theirs.grid.usable
             difference = "" if usable else info.grid.difference(theirs.grid)
@@ -196,23 +226,43 @@ def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data, what: str =
     ]
 
 
-def _count(scene: Scene, classes: Classes, data: Data) -> _Count:
-    total = _Count(np.zeros(len(classes), np.int64))
+def _count(scene: Scene, info: RasterInfo, classes: Classes, data: Data) -> _Count:
+    total = _Count(*np.zeros((2, len(classes)), np.int64))
+    hides = areas.hides(scene, info, data)
     vector = vectors.is_vector(str(scene.label))
     for window in _windows(scene):
-        mask, strangers = masks.encode(scene, window, classes, data)
+        mask, strangers, claimed = masks.encode(scene, window, classes, data)
+        total.claimed += claimed
+        if not vector:
+            total.palette |= codes.indices(scene, window, classes, data)
         total.digest.update(np.ascontiguousarray(mask).tobytes())
-        if mask.ndim == 3:
-            total.classes += (mask == 1).sum(axis=(1, 2))
-            total.annotated += int((mask != IGNORE).any(axis=0).sum())
-        else:
-            counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
-            total.classes += counts[: len(classes)]
-            total.annotated += int(counts[:IGNORE].sum())
+        total.annotated += int((mask != IGNORE).sum() if mask.ndim == 2 else (mask != IGNORE).any(axis=0).sum())
+        counts = _per_class(mask, None, len(classes))
+        if hides and counts.any():
+            visible = _per_class(mask, _valid(scene, window, info, data), len(classes))
+            total.hidden += counts - visible
+            counts = visible
+        total.classes += counts
         total.strangers = strangers if vector else total.strangers + strangers
         if len(total.strangers) > _MAX_STRANGERS:
             break  # this is no label, and its values would not fit into memory
     return total
+
+
+def _valid(scene: Scene, window: Window, info: RasterInfo, data: Data) -> NDArray[np.bool_] | None:
+    """Where the image is valid; None where that cannot be read, which `data.on_error` decides on when it is used."""
+    try:
+        return areas.valid(scene, window, info, data)
+    except SceneError:
+        return None
+
+
+def _per_class(mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None, num_classes: int) -> NDArray[np.int64]:
+    """Valid pixels of each class [K] in a mask [h, w] of ids, or [K, h, w] of 0 and 1; without `valid` all are."""
+    if mask.ndim == 3:
+        yes = mask == 1
+        return np.asarray((yes if valid is None else yes & valid).sum(axis=(1, 2)))
+    return np.bincount((mask if valid is None else mask[valid]).ravel(), minlength=IGNORE + 1)[:num_classes]
 
 
 def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelLook:
@@ -223,11 +273,15 @@ def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelL
     return LabelLook(
         stamp=counted.digest.hexdigest(),
         class_counts=tuple(int(c) for c in counted.classes),
+        hidden_counts=tuple(int(c) for c in counted.hidden),
         num_pixels=scene.height * scene.width * scene.slices,
         num_annotated=counted.annotated,
         num_shapes=drawn.num_shapes if drawn is not None else 0,
         num_repaired=drawn.num_repaired if drawn is not None else 0,
         num_empty=drawn.num_empty if drawn is not None else 0,
+        claimed=tuple(sorted(counted.claimed.items())),
+        palette=tuple(sorted(counted.palette.items())),
+        elsewhere=drawn.elsewhere if drawn is not None else "",
         warnings=tuple(warnings),
     )
 
@@ -236,7 +290,8 @@ def _about(drawn: Shapes, scene: Scene) -> list[str]:
     """What is worth a look about the shapes of a scene."""
     warnings = []
     if drawn.num_shapes == 0:
-        warnings.append(f"scene {scene.id}: no shape of {scene.label} touches it")
+        where = f": the file has {drawn.elsewhere}" if drawn.elsewhere else ""
+        warnings.append(f"scene {scene.id}: no shape of {scene.label} touches it{where}")
     elif scene.crs is None and drawn.largest < 1:
         warnings.append(
             f"scene {scene.id}: all shapes of {scene.label} are smaller than a pixel; the scene has no CRS, so that "

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.labels import areas, burning, codes, shapes, vectors
+from pipeline.data.labels import areas, burning, codes, levels, palettes, shapes, vectors
 from pipeline.data.labels.codes import Encoded
 from pipeline.data.labels.memory import Memory
 from pipeline.data.labels.shapes import Shapes
@@ -42,7 +42,7 @@ def mask(
         SceneError: a raster cannot be read.
         LabelError: a vector file cannot be read, or a label is not what the recipe says; values without a class.
     """
-    found, strange = encode(scene, window, classes, _DEFAULT if data is None else data)
+    found, strange, _ = encode(scene, window, classes, _DEFAULT if data is None else data)
     if strange:
         raise refusal(strange, scene, classes)
     return found if shape is None or shape == found.shape[-2:] else nearest(found, shape)
@@ -79,16 +79,26 @@ def shapes_of(scene: Scene, classes: Classes, data: Data) -> Shapes:
         LabelError: the file cannot be read or brought onto the scene's grid.
     """
     uri = str(scene.label)
-    key = (uri, vectors.version(uri), scene.grid, scene.origin, classes, data.label, data.task)
+    scale = levels.scale(scene, data.reading)
+    key = (uri, vectors.version(uri), scene.grid, scene.origin, scale, classes, data.label, data.task)
     return _shapes.get(
         key,
-        lambda: shapes.as_labels(uri, scene.grid, scene.origin, classes, data),
+        lambda: shapes.as_labels(uri, scene.grid, scene.origin, scale, classes, data),
     )
 
 
 def refusal(strange: Counter[Any], scene: Scene, classes: Classes) -> LabelError:
     """The error over values that no class claims."""
-    return classes.refusal(strange, scene.id, "shapes" if vectors.is_vector(str(scene.label)) else "pixels")
+    uri = str(scene.label)
+    if vectors.is_vector(uri):
+        return classes.refusal(strange, scene.id, "shapes")
+    error = classes.refusal(strange, scene.id, "pixels")
+    if not palettes.is_grey(uri, vectors.version(uri)):
+        return error
+    return LabelError(
+        f"{error.message}. The label has a palette of greys, so that numbers mean these",
+        f"{error.hint}; or set data.label.palette: index if indices are meant",
+    )
 
 
 _shapes: Memory[Shapes] = Memory(_MAX_SHAPES, lambda found: 1 + len(found.geometry))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.data import gdal, outlines
 from pipeline.data.grids import Grid, project, to_pixels
-from pipeline.data.labels import vectors
+from pipeline.data.labels import repair, vectors
+from pipeline.data.labels.levels import Scale
 from pipeline.data.labels.vectors import Table
 from pipeline.errors import LabelError
 
@@ -21,6 +22,8 @@ from pipeline.errors import LabelError
 _MAX_EDGE_PIXELS: Final = 64
 _BORDER_POINTS: Final = 33
 _POLYGON: Final = 3
+_HALF_TURN: Final = 180.0
+_QUARTER_TURN: Final = 90.0
 _TURNS: Final = (-360.0, 0.0, 360.0)
 
 
@@ -36,7 +39,15 @@ class Placed:
     geometry: NDArray[np.object_]
 
 
-def place(uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int], buffer: float) -> Placed:
+def place(
+    uri: str,
+    columns: Sequence[str],
+    grid: Grid,
+    origin: tuple[int, int],
+    scale: Scale,
+    buffer: float = 0.0,
+    crs: str | None = None,
+) -> Placed:
     """Find the shapes of a file in a scene.
 
     Args:
@@ -44,29 +55,82 @@ def place(uri: str, columns: Sequence[str], grid: Grid, origin: tuple[int, int],
         columns: attributes to read.
         grid: of the scene.
         origin: row and column of its first pixel in its file.
-        buffer: how far lines and points reach, in units of the scene's CRS.
+        scale: height and width of its pixels in those of the finest level, which shapes without a CRS are drawn in.
+        buffer: how far lines and points reach, in units of the scene's CRS, or in pixels of the finest level.
+        crs: of the file's coordinates, if not the one that it says.
 
     Raises:
-        LabelError: the file cannot be read, has no CRS although the scene has, or shapes that cannot be projected.
+        LabelError: the file cannot be read, has no CRS although the scene has, coordinates that are no degrees although
+            it says so, or shapes that cannot be projected.
     """
     if not grid.usable:
         raise LabelError(f"{uri}: the scene's transform {grid.transform} places no pixel", "correct the image")
     outline = outlines.is_outline(uri)
     if grid.crs is None:
-        table = _outline(uri) if outline else vectors.load(uri, columns)
-        return _in_pixels(table, grid, origin, buffer)
+        table = _outline(uri) if outline else vectors.load(uri, columns, crs=crs)
+        return _in_pixels(table, grid, origin, scale, buffer)
     if outline:
         table = _outline(uri)
     else:
-        table = vectors.load(uri, columns, lambda crs: [] if crs is None else _around(grid, crs, buffer))
+        table = vectors.load(uri, columns, lambda its: [] if its is None else _around(grid, its, buffer), _known(crs))
     if table.crs is None:
         raise LabelError(
             f"{uri}: the file does not say what its coordinates mean, and the scene is in {gdal.short_crs(grid.crs)}",
-            "give it a CRS, for instance with `ogr2ogr -a_srs`",
+            f"give it a CRS, for instance with `ogr2ogr -a_srs {gdal.short_crs(grid.crs)}`; of labels data.label.crs",
         )
+    _check_degrees(table, grid)
     who, geometry = _projected(table, grid, buffer)
-    pixels = affine(_buffered(geometry, buffer), to_pixels(grid.transform, (1, 0, 0, 0, 1, 0)))
+    pixels = affine(_buffered(table, who, geometry, buffer), to_pixels(grid.transform, (1, 0, 0, 0, 1, 0)))
     return _touching(table, who, pixels, grid)
+
+
+def elsewhere(table: Table, grid: Grid) -> str:
+    """Where the shapes of a file lie that all miss a scene, and where that lies; empty of a file without shapes."""
+    if not len(table.geometry):
+        return ""
+    left, bottom, right, top = table.bounds
+    there = f"{len(table.geometry)} shapes at x {left:.8g} to {right:.8g}, y {bottom:.8g} to {top:.8g}"
+    if grid.crs is None or table.crs is None:
+        return f"{there}, the scene has {grid.width} × {grid.height} pixels"
+    x0, y0, x1, y1 = _reach(grid, table.crs, 0.0, same=gdal.same_crs(table.crs, grid.crs)).tolist()
+    swapped = left <= y1 and right >= y0 and bottom <= x1 and top >= x0
+    said = f"{there} ({gdal.short_crs(table.crs)}), where the scene has x {x0:.8g} to {x1:.8g}, y {y0:.8g} to {y1:.8g}"
+    return f"{said}: x and y seem to be swapped" if swapped else said
+
+
+def _known(crs: str | None) -> str | None:
+    """A CRS that the recipe gives.
+
+    Raises:
+        LabelError: it is none.
+    """
+    if crs is None:
+        return None
+    try:
+        _is_geographic(crs)
+    except gdal.READ_ERRORS as error:
+        raise LabelError(
+            f"data.label.crs {crs!r} is no CRS ({gdal.reason(error)})", "give a code such as EPSG:32633"
+        ) from error
+    return crs
+
+
+def _check_degrees(table: Table, grid: Grid) -> None:
+    """Refuse shapes in degrees whose coordinates are none: most are in the scene's own CRS, and do not say so."""
+    point = table.beyond_degrees if _is_geographic(table.crs) else None
+    if point is None:
+        return
+    x, y = point
+    said = f"{table.uri}: its coordinates should be degrees, longitude first, but there is ({x:.10g}, {y:.10g})"
+    if abs(x) <= _QUARTER_TURN and abs(y) <= _HALF_TURN:
+        raise LabelError(f"{said}: latitude seems to come first", "swap x and y, for instance with `ogr2ogr -swapxy`")
+    ours = gdal.short_crs(str(grid.crs))
+    member = f'"crs": {{"type": "name", "properties": {{"name": "{ours}"}}}}'
+    raise LabelError(
+        f"{said}; GeoJSON without a crs member is taken to be in degrees",
+        f"say which CRS it is, such as that of the scene: with `ogr2ogr -a_srs {ours}` to a GeoPackage, with the "
+        f"member {member} in GeoJSON, or of labels with data.label.crs: {ours}",
+    )
 
 
 def parts_of(geometry: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -95,15 +159,15 @@ def _outline(uri: str) -> Table:
     return vectors.table(outlines.NAME, outlines.CRS, wkb, {})
 
 
-def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], buffer: float) -> Placed:
+def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], scale: Scale, buffer: float) -> Placed:
     """Scans have no coordinates but pixels: x is the column, y the row, in the file. GeoJSON always claims degrees."""
     if table.crs is not None and (table.uri == outlines.NAME or not _is_geographic(table.crs)):
         raise LabelError(
             f"{table.uri}: its shapes are in {gdal.short_crs(table.crs)}, but the scene has no CRS",
             "give the image its coordinates, or the shapes those of its pixels",
         )
-    shift = (1.0, 0.0, float(-origin[1]), 0.0, 1.0, float(-origin[0]))
-    geometry = affine(_buffered(table.geometry, buffer), shift)
+    to_scene = (1 / scale[1], 0.0, float(-origin[1]), 0.0, 1 / scale[0], float(-origin[0]))
+    geometry = affine(_buffered(table, np.arange(len(table.geometry)), table.geometry, buffer), to_scene)
     return _touching(table, np.arange(len(geometry)), geometry, grid)
 
 
@@ -188,12 +252,17 @@ def _is_geographic(crs: str | None) -> bool:
     return Grid(1, 1, crs).geographic
 
 
-def _buffered(geometry: NDArray[Any], distance: float) -> NDArray[Any]:
-    """Lines and points with a width."""
+def _buffered(table: Table, who: NDArray[np.int64], geometry: NDArray[Any], distance: float) -> NDArray[Any]:
+    """Lines and points with a width; `who` says which of the table's shapes each is.
+
+    Raises:
+        LabelError: a line crosses itself too often.
+    """
     if distance == 0:
         return geometry
     parts, whole = parts_of(geometry)
     thin = shapely.get_dimensions(parts) < 2
+    repair.check_crossings(table.uri, table.geometry, np.unique(who[whole[thin]]))
     parts[thin] = shapely.buffer(parts[thin], distance)
     out = geometry.copy()
     for i in np.unique(whole[thin]):

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, UNKNOWN, Classes
 from pipeline.data.grids import Grid
-from pipeline.data.labels.placing import Placed, parts_of, place
-from pipeline.data.labels.vectors import Value
+from pipeline.data.labels.levels import Scale
+from pipeline.data.labels.nested import Value
+from pipeline.data.labels.placing import Placed, elsewhere, parts_of, place
 from pipeline.errors import LabelError
 from pipeline.recipe import Data
 
@@ -37,6 +38,7 @@ class Shapes:
         num_shapes, num_repaired: in the scene.
         num_empty: in the whole file, since they lie nowhere.
         tree: where the geometries lie.
+        elsewhere: where the file's shapes lie and where the scene does, if it has shapes that all miss the scene.
     """
 
     geometry: NDArray[np.object_]
@@ -46,6 +48,7 @@ class Shapes:
     num_repaired: int
     num_empty: int
     tree: shapely.STRtree
+    elsewhere: str = ""
 
     @property
     def largest(self) -> float:
@@ -66,13 +69,13 @@ def columns(data: Data) -> list[str]:
     return list(dict.fromkeys([*([data.label.attribute] if data.label.attribute else []), *order]))
 
 
-def as_labels(uri: str, grid: Grid, origin: tuple[int, int], classes: Classes, data: Data) -> Shapes:
-    """The shapes of a file as labels of a scene, whose pixel (0, 0) is pixel `origin` of its file.
+def as_labels(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale, classes: Classes, data: Data) -> Shapes:
+    """The shapes of a file as labels of a scene, whose pixel (0, 0) is pixel `origin` of its file, at a scale.
 
     Raises:
         LabelError: the file cannot be read or brought onto the grid; nothing says which class or in what order.
     """
-    placed = place(uri, columns(data), grid, origin, data.label.buffer)
+    placed = place(uri, columns(data), grid, origin, scale, data.label.buffer, data.label.crs)
     found = placed.table.columns[data.label.attribute] if data.label.attribute else None
     ids = np.full(len(placed.who), 0 if len(classes) == 1 else 1, np.int64)
     strangers: Counter[Any] = Counter()
@@ -83,16 +86,18 @@ def as_labels(uri: str, grid: Grid, origin: tuple[int, int], classes: Classes, d
         raise LabelError(f"{uri}: nothing says which class a shape is of", "set data.label.attribute")
     rank = _rank(placed, ids, data)
     keep = rank[ids[rank] != UNKNOWN]
-    return _shapes(placed, keep, ids[keep], strangers)
+    return _shapes(placed, grid, keep, ids[keep], strangers)
 
 
-def as_area(uri: str, grid: Grid, origin: tuple[int, int]) -> Shapes:
+def as_area(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale) -> Shapes:
     """The shapes of a file as an area of interest: all of them mean 1."""
-    placed = place(uri, (), grid, origin, 0.0)
-    return _shapes(placed, np.arange(len(placed.who)), np.ones(len(placed.who), np.int64), Counter())
+    placed = place(uri, (), grid, origin, scale)
+    return _shapes(placed, grid, np.arange(len(placed.who)), np.ones(len(placed.who), np.int64), Counter())
 
 
-def _shapes(placed: Placed, order: NDArray[np.int64], ids: NDArray[np.int64], strangers: Counter[Any]) -> Shapes:
+def _shapes(
+    placed: Placed, grid: Grid, order: NDArray[np.int64], ids: NDArray[np.int64], strangers: Counter[Any]
+) -> Shapes:
     """Shapes in this order, which have these ids, in pieces."""
     parts, whole = parts_of(placed.geometry[order])
     there = zip(parts, whole, strict=True)
@@ -108,6 +113,7 @@ def _shapes(placed: Placed, order: NDArray[np.int64], ids: NDArray[np.int64], st
         num_repaired=int(placed.table.repaired[who].sum()),
         num_empty=placed.table.num_empty,
         tree=shapely.STRtree(array),
+        elsewhere="" if len(who) else elsewhere(placed.table, grid),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.grids import Grid
+from pipeline.data.labels import geojson_lists, nested, repair
 from pipeline.data.labels.memory import Memory
+from pipeline.data.labels.nested import Value
 from pipeline.errors import LabelError
 
-Value = int | float | str | None
 Near = Callable[[str | None], Sequence[NDArray[np.float64]]]
 
 _BEGINNINGS: Final = {b"SQLite format 3\0": "GPKG", b"fgb\x03": "FlatGeobuf", b"\x00\x00\x27\x0a": "ESRI Shapefile"}
@@ -36,6 +38,9 @@ _BESIDE_A_SHAPEFILE: Final = (".shx", ".dbf", ".prj", ".cpg")
 # A JSON file can also be a program for GDAL, which reads and writes other files.
 _PROGRAM: Final = b"gdal_streamed_alg"
 _FLAT_TYPES: Final = 7  # points, lines, polygons, their multiples and collections; no curves
+# Longitudes of -180..180 and of 0..360, and shapes that reach across the date line; a pole that is a little off.
+_MAX_LONGITUDE: Final = 540.0
+_MAX_LATITUDE: Final = 90.01
 _MAX_VERTICES: Final = 20_000_000
 _DAMAGED: Final = "the file is damaged or is no GeoJSON, GeoPackage, Shapefile or FlatGeobuf; make or fetch it again"
 
@@ -65,6 +70,24 @@ class Table:
     num_empty: int
     tree: shapely.STRtree
 
+    @cached_property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top of all shapes; not a number without any."""
+        if not len(self.geometry):
+            return math.nan, math.nan, math.nan, math.nan
+        left, bottom, right, top = shapely.total_bounds(self.geometry).tolist()
+        return left, bottom, right, top
+
+    @cached_property
+    def beyond_degrees(self) -> tuple[float, float] | None:
+        """A coordinate x, y that is no longitude and latitude; None if there is none."""
+        left, bottom, right, top = self.bounds
+        if not (left < -_MAX_LONGITUDE or right > _MAX_LONGITUDE or bottom < -_MAX_LATITUDE or top > _MAX_LATITUDE):
+            return None
+        x, y = shapely.get_coordinates(self.geometry).T
+        wrong = (np.abs(x) > _MAX_LONGITUDE) | (np.abs(y) > _MAX_LATITUDE)
+        return float(x[wrong][0]), float(y[wrong][0])
+
 
 def is_vector(uri: str) -> bool:
     """Whether a label is a vector file: by its first bytes, of a remote file by its name.
@@ -90,8 +113,8 @@ def version(uri: str) -> str:
     return f"{seen.st_size}-{seen.st_mtime_ns}"
 
 
-def load(uri: str, columns: Sequence[str], near: Near | None = None) -> Table:
-    """All shapes of a file, with these attributes; kept for the next call.
+def load(uri: str, columns: Sequence[str], near: Near | None = None, crs: str | None = None) -> Table:
+    """All shapes of a file, with these attributes; kept for the next call. `crs` replaces what the file says.
 
     Of a large file with an index of its own only the shapes near a place are read, and not kept: `near` gives the
     bounds of that place in the file's CRS (left, bottom, right, top), none or infinite ones for all.
@@ -101,8 +124,8 @@ def load(uri: str, columns: Sequence[str], near: Near | None = None) -> Table:
     """
     seen = version(uri)
     if near is not None and _is_large(uri, seen):
-        return _load(uri, columns, near)
-    return _tables.get((uri, seen, tuple(columns)), lambda: _load(uri, columns, None))
+        return _load(uri, columns, near, crs)
+    return _tables.get((uri, seen, tuple(columns), crs), lambda: _load(uri, columns, None, crs))
 
 
 def check(uri: str, columns: Sequence[str]) -> None:
@@ -128,8 +151,13 @@ def _driver(head: bytes) -> str | None:
     for beginning, name in _BEGINNINGS.items():
         if head.startswith(beginning):
             return name
-    text = head[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n\x1e")
-    return "GeoJSON" if text.startswith(b"{") else None
+    text = _text(head[:_HEAD_BYTES])
+    return "GeoJSON" if text.startswith((b"{", b"[")) else None
+
+
+def _text(content: bytes) -> bytes:
+    """JSON without what may stand before it."""
+    return content.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n\x1e")
 
 
 @lru_cache(maxsize=4096)
@@ -156,11 +184,13 @@ def _opened(uri: str) -> tuple[Path, bytes]:
     return path, head
 
 
-def _load(uri: str, columns: Sequence[str], near: Near | None) -> Table:
+def _load(uri: str, columns: Sequence[str], near: Near | None, given: str | None) -> Table:
     with _translated(uri):
-        source, layer, crs = _header(uri, columns)
-        wkb, fields = _read(source, layer, columns, [] if near is None else near(crs))
-    return table(uri, crs, wkb, fields)
+        source, layer, crs, fields = _header(uri, columns)
+        crs = given or crs
+        names = {name: str(nested.field_of(name, fields)) for name in columns}
+        wkb, found = _read(source, layer, sorted(set(names.values())), [] if near is None else near(crs))
+    return table(uri, crs, wkb, {name: nested.values(uri, name, field, found[field]) for name, field in names.items()})
 
 
 @contextmanager
@@ -171,23 +201,24 @@ def _translated(uri: str) -> Iterator[None]:
         raise LabelError(f"{uri}: cannot be read ({' '.join(str(error).split())})", _DAMAGED) from error
 
 
-def _header(uri: str, columns: Sequence[str]) -> tuple[str | bytes, str, str | None]:
-    """What to open, its layer, and the CRS."""
+def _header(uri: str, columns: Sequence[str]) -> tuple[str | bytes, str, str | None, tuple[str, ...]]:
+    """What to open, its layer, the CRS, and the names of the attributes."""
     source = _source(uri)
     layer = _layer(uri, source)
     info = pyogrio.read_info(source, layer=layer)
     if info["driver"] not in _DRIVERS:
         raise LabelError(f"{uri}: a {info['driver']} file is not read as a label", "convert it, to GeoPackage say")
-    missing = sorted(set(columns) - set(info["fields"]))
+    fields = tuple(map(str, info["fields"]))
+    missing = sorted(name for name in columns if nested.field_of(name, fields) is None)
     if missing:
-        there = ", ".join(map(str, info["fields"])) or "none"
         raise LabelError(
-            f"{uri}: its shapes have no attribute {', '.join(missing)}; they have {there}",
-            "change data.label.attribute or data.label.order",
+            f"{uri}: its shapes have no attribute {', '.join(missing)}; they have {', '.join(fields) or 'none'}",
+            "change data.label.attribute or data.label.order; a dot reaches into an attribute that is an object, as in "
+            "classification.name",
         )
     crs = info["crs"] or None
     Grid(1, 1, crs).geographic  # noqa: B018 - a CRS that cannot be understood is an error of this file
-    return source, layer, crs
+    return source, layer, crs, fields
 
 
 def _read(
@@ -213,6 +244,8 @@ def _source(uri: str) -> str | bytes:
     driver = _driver(head)
     if driver is None or (driver == "GeoJSON" and _PROGRAM in head):
         raise LabelError(f"{uri}: cannot be read (it is neither vector nor raster)", _DAMAGED)
+    if driver == "GeoJSON" and _text(head).startswith(b"["):
+        return geojson_lists.as_collection(uri, path.read_bytes())
     return str(path) if store.is_local(uri) or driver != "ESRI Shapefile" else _zipped(uri, path)
 
 
@@ -253,11 +286,10 @@ def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[
             f"{uri}: {curves} of {len(wkb)} shapes are curves, {unread} cannot be understood",
             "convert them, for instance with `ogr2ogr -nlt CONVERT_TO_LINEAR`",
         )
-    there = np.array([_finite(g) for g in geometry], np.bool_)
+    there = np.isfinite(shapely.bounds(geometry)).all(axis=1)  # empty and missing ones have no bounds
     invalid = there & ~shapely.is_valid(geometry)
     if invalid.any():
-        # "structure": parts that overlap are joined; the other method would cut them out of each other.
-        geometry[invalid] = shapely.make_valid(geometry[invalid], method="structure", keep_collapsed=False)
+        geometry[invalid] = repair.repaired(uri, geometry, np.flatnonzero(invalid))
     there &= ~shapely.is_empty(geometry)
     kept = np.flatnonzero(there)
     return Table(
@@ -269,10 +301,6 @@ def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[
         num_empty=len(wkb) - len(kept),
         tree=shapely.STRtree(geometry[kept]),
     )
-
-
-def _finite(geometry: Any) -> bool:
-    return geometry is not None and not geometry.is_empty and bool(np.isfinite(geometry.bounds).all())
 
 
 def _plain(values: NDArray[Any]) -> list[Value]:

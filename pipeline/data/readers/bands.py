@@ -107,7 +107,14 @@ class BandsReader:
         begins = itertools.accumulate((len(info.bands) + len(info.alpha) for info in infos), initial=0)
         alpha = tuple(begin + position for begin, info in zip(begins, infos, strict=False) for position in info.alpha)
         return replace(
-            first, bands=tuple(names), dtype=self.dtype, levels=levels, format=kind, nodata=nodata, alpha=alpha
+            first,
+            bands=tuple(names),
+            dtype=self.dtype,
+            levels=levels,
+            format=kind,
+            nodata=nodata,
+            alpha=alpha,
+            hides=any(info.hides for info in infos),
         )
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:

@@ -173,4 +173,5 @@ def _info(first: Header, dtype: str, slices: int, bands: int) -> RasterInfo:
         size,
         (size,),
         f"DICOM {first.modality} ({', '.join(notes)})" + (f", {first.plane} slices" if first.plane else ""),
+        hides=first.padding is not None,
     )

@@ -294,6 +294,8 @@ class GdalReader:
             format=" ".join(part for part in (dataset.driver, compression, layout) if part) + pages + note,
             nodata=nodata,
             alpha=tuple(i - 1 for i in self.alpha),
+            palette=self.label and self._has_palette,
+            hides=bool(self.masked or self.alpha or self._has_palette or any(v is not None for v in self.nodata)),
         )
 
     def _name(self, band: int) -> str:
@@ -329,6 +331,15 @@ class GdalReader:
             valid &= (self.dataset.read_masks(list(asked), window=area) > 0).all(axis=0)
         if self.alpha:
             valid &= (self.dataset.read(list(self.alpha), window=area) > 0).all(axis=0)
+        return valid
+
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Where no mask band hides the pixel [h, w], whatever is declared as nodata or transparent."""
+        valid = np.ones((window.height, window.width), np.bool_)
+        bands = [i for i in self.masked if MaskFlags.nodata not in self.dataset.mask_flag_enums[i - 1]]
+        if bands:
+            area = GdalWindow(window.col, window.row, window.width, window.height)
+            valid &= (self.dataset.read_masks(bands, window=area) > 0).all(axis=0)
         return valid
 
     def _read_palette(self, palette: NDArray[np.uint8], area: GdalWindow, bands: Sequence[int] | None) -> Pixels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,19 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Release the file."""
+
+
+@runtime_checkable
+class DeclaresNodata(Protocol):
+    """A reader that hides pixels because of their value or transparency."""
+
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Where the file holds the pixel [h, w], although its value may be declared nodata, or be transparent."""
+
+
+def present(reader: Reader, window: Window) -> NDArray[np.bool_]:
+    """Where a reader's file holds the pixel [h, w], whatever its value is."""
+    return reader.present(window) if isinstance(reader, DeclaresNodata) else reader.read(window)[1]
 
 
 class Told:

@@ -52,15 +52,8 @@ class Axis(NamedTuple):
 
 def padded(reader: Reader, window: Window, bands: list[int] | None = None, level: int = 0) -> Pixels:
     """Read a window that may reach outside: there values are 0 and invalid."""
-    height, width = reader.info.levels[level] if level else (reader.height, reader.width)
-    row, col = max(window.row, 0), max(window.col, 0)
-    inside = Window(
-        row,
-        col,
-        min(window.row + window.height, height) - row,
-        min(window.col + window.width, width) - col,
-        window.slice,
-    )
+    size = reader.info.levels[level] if level else (reader.height, reader.width)
+    inside = _part_inside(window, size)
     there = 0 <= window.slice < reader.slices
     if inside == window and there:
         return reader.read(window, bands, level)
@@ -68,9 +61,26 @@ def padded(reader: Reader, window: Window, bands: list[int] | None = None, level
     pixels = np.zeros((count, window.height, window.width), reader.dtype)
     valid = np.zeros((window.height, window.width), np.bool_)
     if inside.height > 0 and inside.width > 0 and there:
-        rows, cols = protocol.cut(inside._replace(row=row - window.row, col=col - window.col))
+        rows, cols = protocol.cut(inside._replace(row=inside.row - window.row, col=inside.col - window.col))
         pixels[:, rows, cols], valid[rows, cols] = reader.read(inside, bands, level)
     return pixels, valid
+
+
+def padded_present(reader: Reader, window: Window) -> NDArray[np.bool_]:
+    """What `protocol.present` says of a window that may reach outside, where nothing is: [h, w]."""
+    inside = _part_inside(window, (reader.height, reader.width))
+    out = np.zeros((window.height, window.width), np.bool_)
+    if inside.height > 0 and inside.width > 0 and 0 <= window.slice < reader.slices:
+        rows, cols = protocol.cut(inside._replace(row=inside.row - window.row, col=inside.col - window.col))
+        out[rows, cols] = protocol.present(reader, inside)
+    return out
+
+
+def _part_inside(window: Window, size: tuple[int, int]) -> Window:
+    """The part of a window inside a raster of this height and width; empty or negative where there is none."""
+    row, col = max(window.row, 0), max(window.col, 0)
+    height, width = min(window.row + window.height, size[0]) - row, min(window.col + window.width, size[1]) - col
+    return Window(row, col, height, width, window.slice)
 
 
 def axes(window: Window, shape: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0)) -> tuple[Axis, Axis]:

@@ -160,6 +160,8 @@ def _reader(uri: str, file: Any, label: bool, reading: Reading) -> SlideReader:
         tuple((level.height, level.width) for level in chosen),
         _format(file, finest, mpp, first),
         alpha=() if finest.alpha is None else (count,),
+        hides=finest.alpha is not None,
+        finest=(levels[0].height, levels[0].width) if first else (),
     )
     return SlideReader(uri, file, tuple(chosen), info, palette)
 

@@ -87,6 +87,10 @@ class VariableReader(protocol.Told):
         pixels = values.transpose(order).reshape(-1, window.height, window.width)
         return np.ascontiguousarray(pixels[:, ::-1] if axes.upside_down else pixels)
 
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Everywhere: what is hidden are fill values."""
+        return np.ones((window.height, window.width), np.bool_)
+
     def close(self) -> None:
         """Nothing stays open."""
 
@@ -109,6 +113,10 @@ class SeveralReader(protocol.Told):
         pixels, valid = scaling.merged([(values, allowed) for values, allowed, _ in found])
         missing = np.concatenate([absent for _, _, absent in found])
         return pixels.astype(self.dtype, copy=False), valid & is_measured(missing, self.rule)
+
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Everywhere: what is hidden are fill values."""
+        return np.ones((window.height, window.width), np.bool_)
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.grids import Grid, RasterInfo
@@ -59,6 +60,10 @@ class ZarrReader(protocol.Told):
         valid = protocol.finite(pixels)
         measured = not_nodata(pixels, [self.fill] * len(pixels), self.rule)
         return pixels, valid if measured is None else valid & measured
+
+    def present(self, window: Window) -> NDArray[np.bool_]:
+        """Everywhere: what is hidden are fill values."""
+        return np.ones((window.height, window.width), np.bool_)
 
     def close(self) -> None:
         """Nothing stays open."""

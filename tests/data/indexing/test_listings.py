@@ -76,6 +76,20 @@ def test_stac_items(tmp_path):
             "item a has 2 assets with the role data",
         ),
         (stac(item("a", x=asset("a"))).encode(), "item a has no assets with the role data; there are x"),
+        (b'{"type": "FeatureCollection", "features": null}', "it has no features"),
+        (b'{"type": "FeatureCollection"}', "it has no features"),
+        (stac(None, 3, item("a", data=DATA)).encode(), "item 1 is None\n  item 2 is 3"),
+        (stac({**item("a"), "id": None}).encode(), "item 1 has no id"),
+        (stac({**item("a"), "assets": None}).encode(), "item a has no assets with the role data; there are none"),
+        (stac({**item("a"), "assets": ["a.tif"]}).encode(), "item a has no assets with the role data; there are none"),
+        (stac(item("a", data=None)).encode(), "item a has no assets with the role data; there are none"),
+        (stac(item("a", data="a.tif")).encode(), "item a has no assets with the role data; there are data"),
+        (stac(item("a", data={"href": "a.tif", "roles": None})).encode(), "item a has no assets with the role data"),
+        (stac(item("a", data=asset(None, "data"))).encode(), "item a has an asset data without an href"),
+        (stac(item("a", data={"roles": ["data"]})).encode(), "item a has an asset data without an href"),
+        (stac(item("a", data=asset("", "data"))).encode(), "item a has an asset data without an href"),
+        (stac(item("a", data=DATA, y=asset(None, "labels"))).encode(), "item a has an asset y without an href"),
+        (b'{"type": "Collection", "id": "c", "assets": {}}', "it has no features"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, content, message):
@@ -83,6 +97,36 @@ def test_what_is_wrong_is_said(tmp_path, content, message):
     with pytest.raises(ManifestError) as caught:
         read(str(tmp_path / "list"), "/base")
     assert message in str(caught.value)
+
+
+def test_what_an_item_may_lack(tmp_path):
+    bare = {**item("a", data=DATA, spare=None), "geometry": None, "properties": None, "bbox": None}
+    (tmp_path / "list").write_text(stac(bare, {**item("b", data=DATA), "id": 7}))
+    files = (f"{tmp_path}/a.tif",)
+    found = read(str(tmp_path / "list"), "/base", geometry=True)
+    assert found == [Listed("a", files, None), Listed("7", files, None)]
+
+
+def test_cells_of_tables_may_be_null_or_numbers(tmp_path):
+    table = pa.table(
+        {
+            "id": pa.array([0.0, 1.0, 12.0]),
+            "image": ["a.tif", "b.tif", "c.tif"],
+            "label": pa.array([None, "b.png", ""]),
+            "footprint": pa.array([float("nan"), None, None]),
+        }
+    )
+    pq.write_table(table, tmp_path / "list")
+    found = read(str(tmp_path / "list"), "/base")
+    images = [f"/base/{name}.tif" for name in "abc"]
+    assert [(f.id, *f.images, f.label, f.footprint) for f in found] == [
+        ("0", images[0], None, None),
+        ("1", images[1], "/base/b.png", None),
+        ("12", images[2], None, None),
+    ]
+    pq.write_table(pa.table({"id": pa.array([None, "b"]), "image": pa.array(["a.tif", None])}), tmp_path / "list")
+    with pytest.raises(ManifestError, match=r"row 1 has no id\n  row 2 has no image"):
+        read(str(tmp_path / "list"), "/base")
 
 
 def test_a_list_that_does_not_exist(tmp_path):
