@@ -220,6 +220,7 @@ def _pyfunc(bundle: Bundle, directory: Path) -> Path:
     # A copy, since MLflow records where the code lay.
     code = shutil.copyfile(Path(__file__).with_name("on_mlflow_pyfunc.py"), directory / "segmenter.py")
     channels = bundle.num_bands
+    output = (-1, -1, -1, len(bundle.classes)) if bundle.task == "multilabel" else (-1, -1, -1)
     mlflow.pyfunc.save_model(
         path=str(directory / "model"),
         python_model=str(code),
@@ -227,7 +228,7 @@ def _pyfunc(bundle: Bundle, directory: Path) -> Path:
         # Unnamed, so that predict gets the array itself.
         signature=ModelSignature(
             Schema([TensorSpec(np.dtype(bundle.dtype), (-1, -1, -1, channels))]),
-            Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
+            Schema([TensorSpec(np.dtype(np.uint8), output)]),
             ParamSchema(
                 [
                     ParamSpec("nodata", "double", math.nan),

@@ -293,9 +293,13 @@ def test_a_pyfunc_refuses_params_that_it_does_not_know(bundle: Bundle) -> None:
         served(bundle).predict(None, raw_images(), {"threshold": 0.5})
 
 
-def test_planes_of_invalid_pixels_are_ignored_too(tmp_path: Path) -> None:
-    made = small.save(tmp_path / "bundle", recipe={"data": {"nodata": 0, "task": "multilabel"}})
-    found = served(made).predict(None, holes(0))
+def test_planes_of_invalid_pixels_are_ignored_too(sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small.save(tmp_path / "bundle", recipe={"data": {"nodata": 0, "task": "multilabel"}}, run_id=None)
+    on_mlflow.push(made, uri=sqlite, run_id=None, name="planes", tags={})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite)
+    model = mlflow.pyfunc.load_model("models:/planes/1")
+    assert model.metadata.signature.outputs.inputs[0].shape == (-1, -1, -1, 3)
+    found = model.predict(holes(0))
     assert found.shape == (1, 64, 64, 3)
     assert ((found == IGNORE).all(axis=-1) == (holes(0) == 0).all(axis=-1)).all()
 

@@ -62,7 +62,8 @@ def test_images_in_several_files(tmp_path):
     write_raster(tmp_path / "images" / "a_nir.tif", make_pixels(1, 64, 64, "uint8", 5), crs=UTM, transform=TRANSFORM)
     bands = {"red": "images/{id}_red.tif", "nir": "images/{id}_nir.tif"}
     changes = {"data.images": None, "data.bands_apart": bands}
-    assert counts(tmp_path, **changes) == expected(valid)
+    assert counts(tmp_path, **changes) == expected(np.ones((64, 64), bool))  # the other band has values there
+    assert counts(tmp_path, **changes | {"data.reading.nodata_rule": "any"}) == expected(valid)
 
 
 def test_integers_that_declare_nothing_are_not_read(tmp_path, monkeypatch):

@@ -154,7 +154,7 @@ def test_gain_of_the_device_cancels_and_training_agrees_with_prediction():
 def test_an_image_in_memory_is_a_scene_by_itself():
     read, pixels, valid = scene(300, 200)
     pixels[:, ~valid] = np.nan
-    found = scene_values.whole(pixels)
+    found = scene_values.whole(pixels, valid)
     np.testing.assert_array_equal(found, scene_values.reader(read, 300, 200)(Window(0, 0, 300, 200))[0])
     assert np.isfinite(found).all()
 

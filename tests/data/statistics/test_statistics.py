@@ -132,8 +132,8 @@ def test_scenes_without_labels_have_no_class_counts(tmp_path):
 
 
 def test_no_valid_pixel_at_all(tmp_path):
-    make_scene(tmp_path, pixels=np.full((1, 64, 64), 7, np.uint8))
-    recipe = recipe_for(tmp_path, **{"data.split.test": 0, "data.nodata": 7})
+    make_scene(tmp_path, pixels=np.full((1, 64, 64), 7, np.uint8), label_ending=None)
+    recipe = recipe_for(tmp_path, **{"data.split.test": 0, "data.nodata": 7, "data.labels": None})
     with pytest.raises(ManifestError, match="no valid pixel among 1 scenes of the train split"):
         measuring.compute(index(recipe), recipe.data)
 
