@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from pipeline.data.doctor import signals
 from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Entry, Finding, counted
@@ -23,6 +25,8 @@ _MAX_WEIGHT: Final = 20.0
 _CERTAIN_GAIN: Final = 1.3
 _OTHER_SHARE: Final = 2.0
 _COUNTS: Final = 0.01
+_LABELLED: Final = 20
+_HARDLY_VALID: Final = 0.2
 
 
 def findings(seen: Evidence) -> Iterator[Finding]:
@@ -41,6 +45,8 @@ def findings(seen: Evidence) -> Iterator[Finding]:
         return
     yield from _unknown(seen)
     counts = class_counts(seen)
+    yield from _never_valid(seen)
+    yield from _unannotated(seen)
     yield from _missing(seen, counts)
     if any(sum(c) for c in counts.values()):
         yield from _rare(seen, counts)
@@ -123,6 +129,53 @@ def _meaning(seen: Evidence, codes: Sequence[str], num_codes: int) -> tuple[str,
 def _plain(code: str) -> int | str:
     """As a recipe writes it: numbers without quotes."""
     return int(code) if code.lstrip("-").isdigit() else code
+
+
+def _never_valid(seen: Evidence) -> Iterator[Finding]:
+    """Classes whose labelled pixels are not valid in the image: never, or far less often than those of the others."""
+    read = [(e.id, s.labelled) for e, s in seen.usable if len(s.labelled)]
+    if not read:
+        return
+    total = np.sum([of for _, of in read], axis=0)
+    for position, name in enumerate(seen.classes.names):
+        labelled, valid = (int(n) for n in total[position])
+        others, valid_others = (int(n) for n in total.sum(axis=0) - total[position])
+        usual = valid_others / others if others else 1.0
+        if labelled < _LABELLED or valid >= _HARDLY_VALID * usual * labelled:
+            continue
+        rows = [i for i, of in read if of[position, 0]]
+        yield Finding(
+            "never_valid" if valid == 0 else "hardly_valid",
+            "error" if valid == 0 else "warning",
+            f"Class {name}: of {labelled:,} labelled pixels that were read, {valid:,} are valid in the image"
+            + (f"; of the other classes {usual:.0%} are." if others else "."),
+            "Pixels that are not valid are neither learnt from nor scored. Scores of this class are empty, or those of "
+            "an unusual part of it." if valid else "It is never learnt and never scored, and mean scores are too high.",
+            "look at what makes pixels invalid: the nodata value that the files declare (gdalinfo), a mask or alpha "
+            "band, data.nodata, data.footprint; a value that occurs in images must not be nodata",
+            scenes=tuple(rows) if len(rows) < len(seen.entries) else (),
+            rank=3,
+        )
+
+
+def _unannotated(seen: Evidence) -> Iterator[Finding]:
+    """Scenes with a label that annotates nothing."""
+    whole = {i: t for i, t in seen.tallies.items() if t.whole and not t.strangers}
+    empty = sorted(i for i, t in whole.items() if not sum(t.counts))
+    if not empty or (seen.recipe.data.task == "multilabel"):
+        return
+    every = len(empty) == len(seen.tallies)
+    yield Finding(
+        "unannotated_scenes",
+        "error" if every else "warning",
+        f"{'All' if every else 'Of'} {counted(len(seen.tallies), 'label')} "
+        + ("annotate" if every else f"{len(empty)} {'annotates' if len(empty) == 1 else 'annotate'}")
+        + f" nothing: {', '.join(empty[:_SHOWN_CODES])}{' ...' if len(empty) > _SHOWN_CODES else ''}.",
+        "Every pixel of them is ignored, invalid or nodata: nothing is learnt there and nothing is scored.",
+        "check data.ignore_values, the nodata value of the labels and data.classes; take such scenes away",
+        scenes=tuple(empty),
+        rank=4 if every else 18,
+    )
 
 
 def _missing(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:

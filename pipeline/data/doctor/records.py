@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.doctor.copies import Marks
+from pipeline.data.doctor.sentinels import Extreme, Rim
 from pipeline.data.grids import Grid, RasterInfo
 from pipeline.data.windows import Window
 
@@ -121,6 +122,9 @@ class Sample:
         ids: [n] their classes, and IGNORE.
         saturated: share of the valid pixels at the end of the dtype's range, per band.
         blank: share of the valid pixels that are 0 in all bands, in flat areas.
+        labelled: [K, 2] labelled pixels of each class that were read, and those of them whose image is valid.
+        extremes: values at the ends of each band's range that may stand for not measured.
+        rim: the flat border of a scene that was read whole.
         shifts: per half of the windows, the correlation surface of label edges with image edges, and its weight.
         marks: content that can be recognised, of scenes that were read whole.
         thumbnail: None where there is none.
@@ -135,6 +139,9 @@ class Sample:
     ids: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
     saturated: tuple[float, ...] = ()
     blank: float = 0.0
+    labelled: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64), repr=False)
+    extremes: tuple[Extreme, ...] = field(default=(), repr=False)
+    rim: Rim | None = None
     shifts: tuple[tuple[NDArray[np.float64], float], ...] = field(default=(), repr=False)
     marks: Marks = field(default_factory=Marks.none, repr=False)
     thumbnail: Thumbnail | None = field(default=None, repr=False)

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.doctor import copies, look, signals
+from pipeline.data.doctor import copies, look, sentinels, signals
 from pipeline.data.doctor import plan as planning
 from pipeline.data.doctor.copies import Marks
 from pipeline.data.doctor.plan import Plan
 from pipeline.data.doctor.records import Entry, Patch, Sample, Thumbnail
+from pipeline.data.doctor.sentinels import Rim
 from pipeline.data.doctor.signals import Surface
 from pipeline.data.windows import Window
 from pipeline.errors import PipelineError
@@ -46,6 +47,9 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
         values=values,
         ids=ids,
         blank=sum(_blank(p) for p in patches) / max(num_valid, 1),
+        labelled=_labelled(patches, len(classes)),
+        extremes=sentinels.extremes([(p.pixels, p.valid) for p in patches]),
+        rim=_rim(entry, patches, plan),
         shifts=_shifts(entry, patches, plan),
         marks=found,
         thumbnail=small,
@@ -96,6 +100,28 @@ def _some_pixels(patches: Sequence[Patch], quota: int) -> tuple[NDArray[Any], ND
     if not values:
         return np.zeros((0, 0)), np.zeros(0, np.uint8)
     return np.concatenate(values, axis=1), np.concatenate(ids)
+
+
+def _labelled(patches: Sequence[Patch], num_classes: int) -> NDArray[np.int64]:
+    """Labelled pixels per class [K, 2]: all, and those whose image is valid."""
+    out = np.zeros((num_classes, 2), np.int64)
+    for patch in patches:
+        for column, ids in enumerate((patch.mask.ravel(), patch.mask[patch.valid])):
+            out[:, column] += np.bincount(ids, minlength=IGNORE + 1)[:num_classes]
+    return out
+
+
+def _rim(entry: Entry, patches: Sequence[Patch], plan: Plan) -> Rim | None:
+    """Of a scene whose windows cover it."""
+    if planning.whole(entry, plan) is None or entry.size is not None:
+        return None
+    shape = (entry.grid.height, entry.grid.width)
+    pixels, valid = np.zeros((len(patches[0].pixels), *shape), patches[0].pixels.dtype), np.zeros(shape, np.bool_)
+    for patch in patches:
+        row, col, height, width = patch.window[:4]
+        pixels[:, row : row + height, col : col + width] = patch.pixels
+        valid[row : row + height, col : col + width] = patch.valid
+    return sentinels.rim(pixels, valid)
 
 
 def _blank(patch: Patch) -> int:
