@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from pipeline.data.doctor import signals
 from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Entry, Finding, counted
+from pipeline.data.doctor.records import Finding, Severity, counted
 from pipeline.data.doctor.signals import Shift
 from pipeline.data.splits.dividing import SPLITS
 from pipeline.recipe.losses import CrossEntropy
@@ -288,44 +288,60 @@ def _pooled(seen: Evidence, split: str, group: str | None) -> list[int]:
 
 
 def _shifted(seen: Evidence) -> Iterator[Finding]:
-    found: dict[str, Shift] = {}
-    evidence: dict[str, tuple[Any, ...]] = {}
-    groups: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry, sample in seen.usable:
-        if len(sample.shifts) == 2:
-            evidence[entry.id] = sample.shifts
-            groups[entry.group].append(entry)
-            if shift := signals.suspect(sample.shifts):
-                found[entry.id] = shift
-    if not evidence:
+    """A shift that most scenes of the set, or of a group, show is told with what to do; others are worth a look."""
+    evidence = {e.id: (s.shifts, s.explained) for e, s in seen.usable if len(s.shifts) == 2 and s.explained is not None}
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for entry, _ in seen.usable:
+        if entry.id in evidence:
+            groups[entry.group].append(entry.id)
+    if common := signals.agreed(list(evidence.values())):
+        yield _shift("the set", *common, list(evidence))
         return
-    everything = signals.suspect([signals.add(halves[k] for halves in evidence.values()) for k in (0, 1)])
-    if everything is not None:
-        severity = "error" if everything.gain >= _CERTAIN_GAIN else "warning"
-        yield _shift("all scenes together", everything, sorted(evidence), severity)
-        return
-    for i, shift in sorted(found.items()):
-        yield _shift(f"scene {i}", shift, [i], "warning")
+    moved: set[str] = set()
     for group, members in sorted(groups.items()):
-        if len(members) > 1 and not any(e.id in found for e in members):
-            halves = [signals.add(evidence[e.id][k] for e in members) for k in (0, 1)]
-            if common := signals.suspect(halves):
-                yield _shift(f"group {group}", common, [e.id for e in members], "warning")
+        if common := signals.agreed([evidence[i] for i in members]):
+            yield _shift(f"group {group}", *common, members)
+            moved.update(members)
+    alone = {i: shift for i, (halves, _) in evidence.items() if i not in moved and (shift := signals.suspect(halves))}
+    clear = {i: shift for i, shift in alone.items() if signals.explains(evidence[i][1], shift)}
+    if clear:
+        yield _look_at(clear, len(evidence), "warning")
+    if vague := {i: shift for i, shift in alone.items() if i not in clear}:
+        yield _look_at(vague, len(evidence), "note")
 
 
-def _shift(where: str, shift: Shift, scenes: Sequence[str], severity: Any) -> Finding:
+def _shift(where: str, shift: Shift, alike: int, scenes: Sequence[str]) -> Finding:
     down = f"{abs(shift.rows)} pixels {'down' if shift.rows > 0 else 'up'}"
     right = f"{abs(shift.cols)} pixels {'right' if shift.cols > 0 else 'left'}"
     move = " and ".join(text for text, pixels in ((down, shift.rows), (right, shift.cols)) if pixels)
     return Finding(
         "shifted_labels",
-        severity,
-        f"In {where}, labels seem to lie {shift.pixels:.1f} pixels beside what they describe: {move}, their edges "
-        f"meet {shift.gain:.2f} times as much change in the image.",
+        "error" if shift.gain >= _CERTAIN_GAIN else "warning",
+        f"In {where}, labels lie about {shift.pixels:.1f} pixels beside what they describe: {alike} of {len(scenes)} "
+        f"scenes show the same shift by themselves. Moved {move}, label edges meet {shift.gain:.2f} times as much "
+        "change in the image, and the classes differ more.",
         "The network learns the offset, or learns blurred edges, and scores are too low or too high by as much.",
         f"look at some chips with their masks; if it is so, move the labels {move} (change the label's transform) or "
         "get better ones",
         "",
         tuple(scenes),
         rank=10,
+    )
+
+
+def _look_at(found: Mapping[str, Shift], num_scenes: int, severity: Severity) -> Finding:
+    far = sorted(found, key=lambda i: -found[i].gain)
+    listed = ", ".join(f"{i} ({found[i].pixels:.1f} pixels)" for i in far[:_SHOWN_CODES])
+    more = f" and {len(far) - _SHOWN_CODES} more" if len(far) > _SHOWN_CODES else ""
+    return Finding(
+        "shifted_labels",
+        severity,
+        f"In {len(found)} of {num_scenes} scenes, label edges meet more change in the image a little beside where they "
+        f"are: {listed}{more}. The other scenes do not show such a shift.",
+        "A label that lies beside teaches blurred edges. Shadows, verges, and labels that are drawn too wide look the "
+        "same to this measure, so it is no reason to move anything.",
+        "look at these scenes with their masks",
+        "",
+        tuple(far),
+        rank=28,
     )

@@ -127,8 +127,8 @@ def _rims(seen: Evidence) -> Iterator[Finding]:
     yield Finding(
         "image_rim",
         "warning",
-        f"{counted(len(found), 'scene')} of {len(seen.usable)} with a border of one colour (value {colour}) that counts "
-        f"as valid, up to {rim.share:.0%} of the pixels, in {worst}.",
+        f"{counted(len(found), 'scene')} of {len(seen.usable)} with a border of one colour (value {colour}) that "
+        f"counts as valid, up to {rim.share:.0%} of the pixels, in {worst}.",
         "The network learns the border, statistics are wrong, and scores count pixels that show nothing.",
         "say that the value means not measured" if one is not None else "give footprints: where images are valid",
         f"data:\n  nodata: {one:g}" if one is not None else "",
@@ -151,8 +151,8 @@ def _leaking(seen: Evidence) -> Iterator[Finding]:
         yield Finding(
             "leaking_band",
             "warning",
-            f"{number} that alone {'tell' if len(leaking) > 1 else 'tells'} the classes, by a rule from value to class tried "
-            f"on scenes it was not made from: {'; '.join(_rule(r, seen) for r in leaking)}.",
+            f"{number} that alone {'tell' if len(leaking) > 1 else 'tells'} the classes, by a rule from value to class "
+            f"tried on scenes it was not made from: {'; '.join(_rule(r, seen) for r in leaking)}.",
             "It looks like a map of the classes, not like a measurement. Where it comes from the label, scores are not "
             "those of the task, and a model fails where the band is missing or was not made from the label.",
             "find out where the band comes from; if from the label, leave it out",

@@ -26,8 +26,9 @@ from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.doctor.records import Entry, Patch, Tally, Thumbnail
 from pipeline.data.doctor.threads import in_threads
 from pipeline.data.grids import Grid
-from pipeline.data.indexing import inspection
+from pipeline.data.indexing import inspection, pairing
 from pipeline.data.labels import vectors
+from pipeline.data.pointers import Pointer, unfetched
 from pipeline.data.scenes import Found, Scene
 from pipeline.data.splits import dividing
 from pipeline.data.windows import Window
@@ -81,6 +82,14 @@ def disagreements(of: Sequence[Entry], data: Data) -> list[Problem]:
     """Scenes whose bands or dtype are not those of the others."""
     infos = {e.id: e.info for e in of if e.info is not None}
     return [told(problem) for problem in inspection.disagreements(infos, data.bands)]
+
+
+def pointers(data: Data) -> tuple[Pointer, ...]:
+    """Images and labels whose content was not fetched."""
+    root = scenes.absolute(data.root)
+    patterns = [p for p in (data.images, *(data.bands_apart or {}).values(), data.labels) if p]
+    found = (p for pattern in patterns for p in unfetched(pairing.of_any(pattern).rstrip("/"), root))
+    return tuple({p.path: p for p in found}.values())
 
 
 def patch(entry: Entry, window: Window, classes: Classes, data: Data) -> Patch:

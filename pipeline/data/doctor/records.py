@@ -126,6 +126,7 @@ class Sample:
         extremes: values at the ends of each band's range that may stand for not measured.
         rim: the flat border of a scene that was read whole.
         shifts: per half of the windows, the correlation surface of label edges with image edges, and its weight.
+        explained: variance of the image that classes explain, for each shift of the label, and its weight.
         marks: content that can be recognised, of scenes that were read whole.
         thumbnail: None where there is none.
         problem: why reading stopped; empty if nothing was wrong.
@@ -143,6 +144,7 @@ class Sample:
     extremes: tuple[Extreme, ...] = field(default=(), repr=False)
     rim: Rim | None = None
     shifts: tuple[tuple[NDArray[np.float64], float], ...] = field(default=(), repr=False)
+    explained: tuple[NDArray[np.float64], float] | None = field(default=None, repr=False)
     marks: Marks = field(default_factory=Marks.none, repr=False)
     thumbnail: Thumbnail | None = field(default=None, repr=False)
     problem: tuple[str, str] | None = None

@@ -39,6 +39,7 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
         return Sample(entry.id, problem=look.told(error))
     values, ids = _some_pixels(patches, _quota(plan, patches))
     num_valid = sum(int(p.valid.sum()) for p in patches)
+    shifts, explained = _shifts(entry, patches, plan)
     return Sample(
         id=entry.id,
         num_pixels=sum(p.valid.size for p in patches),
@@ -50,7 +51,8 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
         labelled=_labelled(patches, len(classes)),
         extremes=sentinels.extremes([(p.pixels, p.valid) for p in patches]),
         rim=_rim(entry, patches, plan),
-        shifts=_shifts(entry, patches, plan),
+        shifts=shifts,
+        explained=explained,
         marks=found,
         thumbnail=small,
     )
@@ -131,16 +133,18 @@ def _blank(patch: Patch) -> int:
     return int(cv2.morphologyEx(zero, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).sum())
 
 
-def _shifts(entry: Entry, patches: Sequence[Patch], plan: Plan) -> tuple[Surface, ...]:
-    """The evidence for a shift, in two halves that share no pixel."""
+def _shifts(entry: Entry, patches: Sequence[Patch], plan: Plan) -> tuple[tuple[Surface, ...], Surface | None]:
+    """The evidence for a shift: from edges, in two halves that share no pixel, and from the classes' variance."""
     if entry.label is None:
-        return ()
+        return (), None
     most = max(4, _SHIFT_WINDOWS // max(1, len(plan.chosen)))
-    surfaces = [s for p in patches[:most] for part in _parts(p, len(patches)) if (s := signals.surface(*part))]
-    if len(surfaces) < 2:
-        return ()
+    parts = [part for p in patches[:most] for part in _parts(p, len(patches))]
+    told = [(edges, signals.explained(*part)) for part in parts if (edges := signals.surface(*part))]
+    if len(told) < 2:
+        return (), None
+    surfaces = [edges for edges, _ in told]
     turn = zlib.crc32(entry.id.encode()) % 2  # so that sums over scenes are balanced, too
-    return signals.add(surfaces[turn::2]), signals.add(surfaces[1 - turn :: 2])
+    return (signals.add(surfaces[turn::2]), signals.add(surfaces[1 - turn :: 2])), signals.add(v for _, v in told)
 
 
 def _parts(patch: Patch, num_patches: int) -> list[tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]]:

@@ -25,6 +25,7 @@ _RIM_SHARE: Final = 0.02
 _RIM_TOLERANCE: Final = 0.01
 _RIM_SOLID: Final = 0.95
 _RIM_LEAST: Final = 2
+_RIM_EXACT: Final = 0.98
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ def rim(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Rim | None:
     share = float(outer.sum() / valid.sum())
     if not _RIM_SHARE <= share < 1 or not _all_around(outer) or not _convex(valid & ~outer):
         return None
-    exact = bool((off[:, outer] == 0).all())
-    return Rim(share, tuple(values.tolist()), exact)
+    exact = (off[:, outer] == 0).all(axis=0).mean() > _RIM_EXACT  # dark pixels of the picture may touch it
+    return Rim(share, tuple(values.tolist()), bool(exact))
 
 
 def _corner_value(band: NDArray[Any], valid: NDArray[np.bool_]) -> float:

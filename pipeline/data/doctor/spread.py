@@ -76,8 +76,12 @@ class BandRule:
 
     @property
     def gain(self) -> float:
-        """Share of the majority rule's errors that this rule avoids."""
-        return (self.accuracy - self.majority) / max(1e-9, 1 - self.majority)
+        """How far the mean IoU lies above that of the most frequent class everywhere: 0 not at all, 1 as far as it can.
+
+        IoU and not accuracy, which is high for any rule where one class is nearly everywhere.
+        """
+        usual = self.majority / self.num_classes
+        return (self.iou - usual) / (1 - usual)
 
 
 def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]) -> list[BandRule]:
