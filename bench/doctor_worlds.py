@@ -70,6 +70,24 @@ def buildings(seed: int, *, bands: int = 3) -> tuple[Image, Mask]:
     return image + rng.normal(0, 5, image.shape).astype(np.float32), mask
 
 
+def retinas(seed: int) -> tuple[Image, Mask]:
+    """A bright disc on black with a bright spot and vessels: every scene looks like every other."""
+    rng = np.random.default_rng([3, seed])
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    radius = np.hypot(y, x)
+    image = np.where(radius < SIDE * 0.46, 150 - 0.5 * radius, 3).astype(np.float32) + 4 * texture(rng, 10)
+    image += 70 * np.exp(-((y - rng.normal(0, 4)) ** 2 + (x - 40 - rng.normal(0, 4)) ** 2) / 200)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    for _ in range(7):
+        steps = np.cumsum(rng.normal(0, 3, (30, 2)) + rng.normal(0, 4, 2), axis=0)
+        points = (np.array([SIDE / 2 + 40, SIDE / 2]) + steps).round().astype(np.int32)
+        cv2.polylines(mask, [points], isClosed=False, color=1, thickness=2)
+    mask[radius >= SIDE * 0.46] = 0
+    image = np.where(mask == 1, image - 45, image)
+    shown = np.stack([image * f for f in (1.0, 0.6, 0.3)]) + rng.normal(0, 2, (3, SIDE, SIDE))
+    return shown.astype(np.float32), mask
+
+
 def as_bytes(image: Image) -> NDArray[np.uint8]:
     """Rounded to 1..255."""
     return image.round().clip(1, 255).astype(np.uint8)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pipeline.data.doctor import copies, footprints, look
-from pipeline.data.doctor.copies import Pair
+from pipeline.data.doctor.copies import Alike, Pair
 from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Entry, Finding, Severity, counted
 from pipeline.data.doctor.sample import picture
@@ -50,11 +50,28 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     pictures = {i: small for i, s in seen.samples.items() if (small := picture(s.thumbnail)) is not None}
     content = copies.merged([_equal_stamps(seen), marked])
     known = {frozenset((p.first, p.second)) for p in content}
-    similar = [p for p in copies.alike(pictures) if frozenset((p.first, p.second)) not in known]
+    looks = copies.alike(pictures)
+    similar = [p for p in looks.pairs if frozenset((p.first, p.second)) not in known]
     yield from _leak("shared_ground", [p for p in ground if _measured(p, seen, entry_of)], seen, entry_of)
     yield from _leak("shared_content", divided(content), seen, entry_of)
     yield from _leak("near_duplicates", divided(similar), seen, entry_of)
+    if not looks.telling:
+        yield _same_view(looks)
     yield from _within([p for p in content + similar if p not in divided([p])])
+
+
+def _same_view(looks: Alike) -> Finding:
+    said = f"{counted(len(looks.pairs), 'pair')} that look far more alike than that are named all the same."
+    return Finding(
+        "same_view",
+        "note",
+        f"The pictures of {looks.matching:.0%} of the {looks.num_pairs:,} pairs of scenes match: the scenes of this set "
+        "all show the same kind of view.",
+        "That two of them look alike says little here: it is no sign of a copy. "
+        + (said if looks.pairs else "Only what they do not have in common was compared, and there none is a copy."),
+        "nothing; where scenes come in series (one patient, one flight), give them groups",
+        rank=62,
+    )
 
 
 def _within(pairs: Sequence[Pair]) -> Iterator[Finding]:

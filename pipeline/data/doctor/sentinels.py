@@ -24,7 +24,7 @@ _FEW: Final = 32
 _RIM_SHARE: Final = 0.02
 _RIM_TOLERANCE: Final = 0.01
 _RIM_SOLID: Final = 0.95
-_RIM_LEAST: Final = 2
+_RIM_LEAST: Final = 3  # odd: an even kernel moves what it opens by a pixel
 _RIM_EXACT: Final = 0.98
 
 
