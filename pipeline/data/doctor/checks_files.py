@@ -14,6 +14,7 @@ from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Finding, counted
 from pipeline.data.indexing.inspection import BENT
 from pipeline.data.pointers import Pointer
+from pipeline.data.scenes import PAIR_BY
 from pipeline.recipe.data import Quarantine
 
 _MIXED_SIZES: Final = 1.5
@@ -25,8 +26,15 @@ _COMMANDS: Final = 3
 def findings(seen: Evidence) -> Iterator[Finding]:
     """Everything about files."""
     for message, hint in seen.problems:
+        line = hint.removeprefix(PAIR_BY) if hint.startswith(PAIR_BY) else ""
         yield Finding(
-            "scenes", "error", message, "Indexing refuses such a set, and training needs an index.", hint, rank=0
+            "scenes",
+            "error",
+            message,
+            "Indexing refuses such a set, and training needs an index.",
+            "labels have other names than images; this line pairs all of them" if line else hint,
+            f"data:\n  {line}" if line else "",
+            rank=0,
         )
     if seen.spare and not seen.problems:
         yield Finding(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -36,6 +37,12 @@ _MIN_WHOLE: Final = 0.9
 _LEAST_UNIT: Final = 0.1
 _NORMAL: Final = 0.6745  # a normal distribution's median absolute deviation, in standard deviations
 _COMMON: Final = 0.1
+_WORTH: Final = 3.0
+_MAX_DETAILS: Final = 2000
+_MIN_DETAIL: Final = 0.6
+_BLUR: Final = 3.0
+_MIN_SIDE: Final = 16
+_SCALES: Final = (1.0, 0.985, 0.97, 0.95, 0.92, 0.89, 1.015)
 
 
 @dataclass(frozen=True)
@@ -155,11 +162,16 @@ class Alike:
         return self.matching <= _COMMON
 
 
-def alike(looks: Mapping[str, NDArray[np.float32]]) -> Alike:
+def alike(looks: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArray[np.float32]] | None = None) -> Alike:
     """Pairs of scenes whose small pictures are nearly the same, measured by what is usual in this set.
 
     What all pictures have in common (their mean) is taken off first, as the bright disc of a retina. A pair counts if
-    the correlation of the rest is high and an outlier among the correlations of all pairs.
+    the correlation of the rest is high and an outlier among the correlations of all pairs. Pairs that stand out less, as
+    an image and a crop of it, count if the fine detail of one is found in the other.
+
+    Args:
+        looks: small pictures of the scenes, see `look`.
+        details: larger ones, see `detail`; by default none, and crops are not found.
     """
     ids = sorted(looks)
     if len(ids) < 2:
@@ -175,12 +187,40 @@ def alike(looks: Mapping[str, NDArray[np.float32]]) -> Alike:
         scores = np.arctanh(alone.clip(-0.9999, 0.9999))
         centre = float(np.median(scores))
         unit = max(float(np.median(np.abs(scores - centre))) / _NORMAL, _LEAST_UNIT)
-        chosen = (scores - centre >= _OUTLIER * unit) & (alone >= _MIN_REST) & (whole[first, second] >= _MIN_WHOLE)
+        alike_all = whole[first, second] >= _MIN_WHOLE
+        chosen = (scores - centre >= _OUTLIER * unit) & (alone >= _MIN_REST) & alike_all
+        if details is not None:
+            doubtful = np.flatnonzero(alike_all & ~chosen & (scores - centre >= _WORTH * unit))
+            for k in doubtful[np.argsort(-scores[doubtful])][:_MAX_DETAILS].tolist():
+                one, other = details[ids[first[k]]], details[ids[second[k]]]
+                chosen[k] = max(_found_in(one, other), _found_in(other, one)) >= _MIN_DETAIL
     pairs = [
         Pair(ids[a], ids[b], f"nearly the same picture, correlation {rest[a, b]:.2f}")
         for a, b in zip(first[chosen].tolist(), second[chosen].tolist(), strict=True)
     ]
     return Alike(tuple(pairs), float((whole[first, second] >= _MIN_WHOLE).mean()), len(first))
+
+
+def detail(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The fine detail [h,w] of a view [C,h,w]: what a blur takes away, 0 near invalid pixels."""
+    grey = pixels.astype(np.float64).mean(axis=0)
+    grey = np.where(valid, grey, grey[valid].mean() if valid.any() else 0).astype(np.float32)
+    fine = grey - cv2.GaussianBlur(grey, (0, 0), _BLUR)
+    near = cv2.erode(valid.astype(np.uint8), np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(np.where(near > 0, fine, 0), np.float32)
+
+
+def _found_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
+    """How well the middle of a picture is found somewhere in another, a little larger or smaller: correlation."""
+    height, width = part.shape
+    middle = part[height // 5 : height - height // 5, width // 5 : width - width // 5]
+    best = 0.0
+    for scale in _SCALES:
+        template = cv2.resize(middle, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        fits = all(small <= large for small, large in zip(template.shape, whole.shape, strict=True))
+        if fits and min(template.shape) >= _MIN_SIDE:
+            best = max(best, float(cv2.matchTemplate(whole, template, cv2.TM_CCOEFF_NORMED).max()))
+    return best
 
 
 def _own(pictures: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -40,6 +40,8 @@ class Evidence:
     stamps: dict[str, str]
     timing: Timing
     pointers: tuple[Pointer, ...] = ()
+    out: str = ""
+    """Where the report lies; empty if none is written."""
 
     def split(self, name: str) -> list[Entry]:
         """The scenes of a split."""

@@ -232,11 +232,10 @@ def scene(entry: Entry) -> Scene:
     )
 
 
-def overlaps(of: Sequence[Entry], stamps: Mapping[str, str]) -> list[dividing.Overlap]:
-    """Scenes of different splits that share ground or all of their content."""
-    return dividing.overlaps(
-        [replace(scene(e), stamp=stamps.get(e.id, "")) for e in of if e.info is not None and e.split]
-    )
+def overlaps(of: Sequence[Entry], stamps: Mapping[str, str], *, within: bool = False) -> list[dividing.Overlap]:
+    """Scenes of different splits that share ground or all of their content; those of one split, too, if asked for."""
+    known = [replace(scene(e), stamp=stamps.get(e.id, "")) for e in of if e.info is not None and e.split]
+    return dividing.overlaps([replace(s, split=s.id) if within else s for s in known])
 
 
 def slices(entry: Entry) -> int:

@@ -65,6 +65,13 @@ def picture(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:
     return copies.look(thumbnail.pixels, thumbnail.valid)
 
 
+def detail(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:
+    """The fine detail of a thumbnail of a whole scene, by which crops are found; None of others."""
+    if thumbnail is None or not thumbnail.whole:
+        return None
+    return copies.detail(thumbnail.pixels, thumbnail.valid)
+
+
 def _read(entry: Entry, plan: Plan, classes: Classes, data: Data) -> tuple[list[Patch], Thumbnail | None, Marks]:
     """Windows, a small view, and marks; of a small scene all from one reading."""
     whole = planning.whole(entry, plan)

@@ -99,14 +99,20 @@ def jpeg(pixels: np.ndarray) -> np.ndarray:
     return np.moveaxis(cv2.imdecode(stored, cv2.IMREAD_COLOR), -1, 0)
 
 
+def alike(views: dict[str, np.ndarray]) -> copies.Alike:
+    looks = {i: picture(pixels) for i, pixels in views.items()}
+    small = {i: np.stack([cv2.resize(b, (144, 144), interpolation=cv2.INTER_AREA) for b in p]) for i, p in views.items()}
+    return copies.alike(looks, {i: copies.detail(p, np.ones(p.shape[1:], bool)) for i, p in small.items()})
+
+
 def test_scenes_of_one_view_are_no_copies_and_true_copies_among_them_are_found() -> None:
     views = {f"r{n:02}": made.as_bytes(made.retinas(n)[0]) for n in range(20)}
-    found = copies.alike({i: picture(p) for i, p in views.items()})
+    found = alike(views)
     assert found.pairs == () and not found.telling and found.num_pairs == 190
     views["jpeg"] = jpeg(views["r03"])
     views["dark"] = (views["r07"] * 0.7 + 10).astype(np.uint8)
     views["crop"] = views["r11"][:, 2:-3, 3:-2]
-    found = copies.alike({i: picture(p) for i, p in views.items()})
+    found = alike(views)
     assert {(p.first, p.second) for p in found.pairs} == {("jpeg", "r03"), ("dark", "r07"), ("crop", "r11")}
 
 
