@@ -23,7 +23,7 @@ from bench import doctor_worlds as made
 from pipeline import config
 from pipeline.data import doctor
 from pipeline.data.doctor.records import Audit
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, load
 
 Make = Callable[[Path, bool], None]
 
@@ -147,7 +147,7 @@ def _wide(mask: made.Mask) -> made.Mask:
 
 def recipe(folder: Path) -> Recipe:
     """For a made set, or a folder of the same layout with two classes 0 and 1, or 0 and 255."""
-    labels = "labels" if (folder / "labels").is_dir() else "masks"
+    labels = "masks" if (folder / "masks").is_dir() else "labels"
     data = {
         "root": str(folder),
         "images": "images/*",
@@ -178,13 +178,15 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 make(Path(folder), faulty)
                 said[faulty] = alarms(doctor.examine(recipe(Path(folder)), f"{folder}/report"))
-        others = (", ".join(kind for kind in said[faulty] if kind not in expected) or "none" for faulty in (True, False))
+        others = (
+            ", ".join(kind for kind in said[faulty] if kind not in expected) or "none" for faulty in (True, False)
+        )
         hit, alarm = ("yes" if expected & set(said[faulty]) else "no" for faulty in (True, False))
         print(f"| {name} | {hit} | {alarm} | {' / '.join(others)} |", flush=True)
     for source in [*given.data, *given.recipes]:
         with tempfile.TemporaryDirectory() as out:
             path = Path(source)
-            found = doctor.examine(recipe(path) if path.is_dir() else Recipe.load(source), out)
+            found = doctor.examine(recipe(path) if path.is_dir() else load(source), out)
         print(f"| {path.name} ({len(found.scenes)} scenes) | | | {json.dumps(alarms(found))} |", flush=True)
         for f in found.findings:
             print(f"  {f.severity}: {f.kind}: {f.what[:160]}")

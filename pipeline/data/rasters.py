@@ -24,6 +24,7 @@ from pipeline.data.raster_writer import Writer, write_cog
 from pipeline.data.readers import scaling
 from pipeline.data.readers.bands import BandsReader
 from pipeline.data.readers.choose import open_reader
+from pipeline.data.readers.gdal import GdalReader
 from pipeline.data.readers.protocol import DAMAGED, Pixels, Reader
 from pipeline.data.readers.values import DTYPES, as_image, image_dtype, not_nodata
 from pipeline.data.windows import Window
@@ -108,6 +109,17 @@ def read(
         if shape is None or shape == (window.height, window.width):
             return _image(uri, scaling.padded(reader, window), nodata)
         return _scaled(uri, reader, window, shape, nodata)
+
+
+def alpha(uri: str, window: Window, *, reading: Reading = _DEFAULT) -> NDArray[Any] | None:
+    """Read a window, inside the raster, of the band that a file tags as alpha; None without one.
+
+    Raises:
+        SceneError: the file is missing or cannot be read.
+    """
+    with _translated(uri):
+        reader = _reader(uri, False, reading)
+        return reader.read_alpha(window) if isinstance(reader, GdalReader) else None
 
 
 def read_label(

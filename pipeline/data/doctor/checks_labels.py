@@ -150,7 +150,9 @@ def _never_valid(seen: Evidence) -> Iterator[Finding]:
             f"Class {name}: of {labelled:,} labelled pixels that were read, {valid:,} are valid in the image"
             + (f"; of the other classes {usual:.0%} are." if others else "."),
             "Pixels that are not valid are neither learnt from nor scored. Scores of this class are empty, or those of "
-            "an unusual part of it." if valid else "It is never learnt and never scored, and mean scores are too high.",
+            "an unusual part of it."
+            if valid
+            else "It is never learnt and never scored, and mean scores are too high.",
             "look at what makes pixels invalid: the nodata value that the files declare (gdalinfo), a mask or alpha "
             "band, data.nodata, data.footprint; a value that occurs in images must not be nodata",
             scenes=tuple(rows) if len(rows) < len(seen.entries) else (),

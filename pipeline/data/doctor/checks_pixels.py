@@ -24,12 +24,14 @@ _POPULATION: Final = 0.1
 _OTHER_UNITS: Final = 5.0
 _SATURATED: Final = 0.05
 _SHOWN: Final = 5
+_ALPHA_VALUES: Final = 32
 
 
 def findings(seen: Evidence) -> Iterator[Finding]:
     """Everything about pixel values."""
     if not any(s.num_valid for _, s in seen.usable):
         return
+    yield from _alpha(seen)
     yield from _undeclared(seen)
     yield from _rims(seen)
     yield from _dead(seen)
@@ -69,6 +71,26 @@ def _dead(seen: Evidence) -> Iterator[Finding]:
             scenes=ids,
             rank=21,
         )
+
+
+def _alpha(seen: Evidence) -> Iterator[Finding]:
+    """Bands that files tag as alpha though they hold measurements; their zeros are taken for holes."""
+    found = {e.id: s.alpha_values for e, s in seen.usable if s.alpha_values > _ALPHA_VALUES}
+    if not found or getattr(seen.recipe.data.reading, "alpha", None) == "band":
+        return
+    most = max(found, key=lambda i: found[i])
+    yield Finding(
+        "alpha_of_many_values",
+        "warning",
+        f"{counted(len(found), 'scene')} of {len(seen.usable)} with a band tagged alpha that holds many values, such as "
+        f"{found[most]:,} in {most}.",
+        "An alpha band holds few values: seen or not. This one looks like a measurement, such as near infrared, that a "
+        "library tagged as alpha. It is not read as a band, and where it is 0 the image counts as not valid.",
+        "if it is a measurement, read it as a band",
+        "data:\n  reading: {alpha: band}",
+        tuple(sorted(found)),
+        rank=7,
+    )
 
 
 def _undeclared(seen: Evidence) -> Iterator[Finding]:
@@ -174,7 +196,7 @@ def _leaking(seen: Evidence) -> Iterator[Finding]:
 
 def _is_class_map(rule: BandRule) -> bool:
     """Few values that give classes much better than the most frequent class does."""
-    return rule.num_values <= spread.FEW and rule.gain >= _MAP_GAIN
+    return rule.num_values <= spread.FEW and rule.stepped and rule.gain >= _MAP_GAIN
 
 
 def _tells_alone(rule: BandRule, rules: Sequence[BandRule]) -> bool:

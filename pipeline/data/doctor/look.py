@@ -40,6 +40,8 @@ THUMBNAIL: Final = 144
 """Longest side of a small picture in pixels."""
 
 _CHEAP_LEVEL: Final = 16 << 20
+_ALPHA_SIDE: Final = 256
+_ALPHA_GRADED: Final = 0.3
 _NAME: Final = re.compile(r'[A-Z_]+\["([^"]+)"')
 
 Problem = tuple[str, str]
@@ -169,6 +171,21 @@ def stamp(entry: Entry, data: Data) -> str:
         DataError: it cannot be read.
     """
     return f"{rasters.probe(entry.image, reading=data.reading)} {entry.origin} {entry.size}"
+
+
+def alpha_values(entry: Entry, data: Data) -> int:
+    """Distinct values of the band that a file tags as alpha, in a window at its middle.
+
+    0 without one, and where most pixels are fully seen or not at all, with soft edges in between.
+    """
+    top, left = (max(0, (n - _ALPHA_SIDE) // 2) for n in (entry.grid.height, entry.grid.width))
+    height, width = min(_ALPHA_SIDE, entry.grid.height), min(_ALPHA_SIDE, entry.grid.width)
+    values = [
+        rasters.alpha(uri, _in_file(entry, Window(top, left, height, width)), reading=data.reading)
+        for uri in entry.image.split(scenes.BETWEEN)
+    ]
+    graded = (v for v in values if v is not None and ((v > v.min()) & (v < v.max())).mean() > _ALPHA_GRADED)
+    return max((len(np.unique(v)) for v in graded), default=0)
 
 
 def valid_at(entry: Entry, place: tuple[int, int], data: Data) -> bool:

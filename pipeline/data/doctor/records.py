@@ -124,6 +124,7 @@ class Sample:
         blank: share of the valid pixels that are 0 in all bands, in flat areas.
         labelled: [K, 2] labelled pixels of each class that were read, and those of them whose image is valid.
         extremes: values at the ends of each band's range that may stand for not measured.
+        alpha_values: distinct values of the band that is tagged alpha, in one window.
         rim: the flat border of a scene that was read whole.
         shifts: per half of the windows, the correlation surface of label edges with image edges, and its weight.
         explained: variance of the image that classes explain, for each shift of the label, and its weight.
@@ -143,6 +144,7 @@ class Sample:
     labelled: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64), repr=False)
     extremes: tuple[Extreme, ...] = field(default=(), repr=False)
     rim: Rim | None = None
+    alpha_values: int = 0
     shifts: tuple[tuple[NDArray[np.float64], float], ...] = field(default=(), repr=False)
     explained: tuple[NDArray[np.float64], float] | None = field(default=None, repr=False)
     marks: Marks = field(default_factory=Marks.none, repr=False)

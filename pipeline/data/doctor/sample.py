@@ -51,6 +51,7 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
         labelled=_labelled(patches, len(classes)),
         extremes=sentinels.extremes([(p.pixels, p.valid) for p in patches]),
         rim=_rim(entry, patches, plan),
+        alpha_values=look.alpha_values(entry, data),
         shifts=shifts,
         explained=explained,
         marks=found,

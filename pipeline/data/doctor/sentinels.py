@@ -204,5 +204,3 @@ def _known(value: float) -> bool:
 def as_written(value: float) -> str:
     """The value as a recipe writes it: float32's lowest with all the digits it needs to be the same number."""
     return f"{value:.0f}" if value.is_integer() and abs(value) < _BEYOND else repr(value)
-
-

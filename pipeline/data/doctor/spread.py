@@ -20,6 +20,8 @@ FEW: Final = 32
 
 _LEVELS: Final = 256
 _USUAL: Final = 0.95
+_CODES: Final = 4
+_GAPS: Final = 0.5
 _MIN_PIXELS: Final = 500
 _MIN_OF_CLASS: Final = 20
 _NORMAL: Final = 0.6745  # a normal distribution's median absolute deviation, in standard deviations
@@ -65,6 +67,8 @@ class BandRule:
         iou: mean intersection over union of the classes.
         num_values: values that 95 % of the pixels hold.
         num_classes: classes that were judged.
+        stepped: whether the values are codes and not grades of intensity: they are at most four, or have gaps, or the
+            class changes often from one to the next.
     """
 
     band: int
@@ -73,6 +77,7 @@ class BandRule:
     iou: float
     num_values: int
     num_classes: int
+    stepped: bool = False
 
     @property
     def gain(self) -> float:
@@ -114,6 +119,7 @@ def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.ui
         level = np.searchsorted(edges, tried[0][band], side="right")
         confusion = np.stack([np.bincount(rule[level[tried[1] == k]], minlength=len(classes)) for k in classes])
         right = confusion.diagonal()
+        usual = _usual_values(learnt[0][band])
         union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
         out.append(
             BandRule(
@@ -121,8 +127,9 @@ def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.ui
                 accuracy=float(right.sum() / confusion.sum()),
                 majority=float(confusion.sum(axis=1).max() / confusion.sum()),
                 iou=float((right / np.maximum(union, 1)).mean()),
-                num_values=_usual_values(learnt[0][band]),
+                num_values=len(usual),
                 num_classes=len(classes),
+                stepped=_stepped(usual, rule[np.searchsorted(edges, usual, side="right")]),
             )
         )
     return out
@@ -136,10 +143,21 @@ def _levels(values: NDArray[Any]) -> NDArray[Any]:
     return np.unique(np.quantile(values, np.linspace(0, 1, _LEVELS + 1)[1:-1], method="nearest"))
 
 
-def _usual_values(values: NDArray[Any]) -> int:
-    """The least number of distinct values that 95 % of the pixels [n] hold."""
-    counts = np.sort(np.unique(values, return_counts=True)[1])[::-1]
-    return int(np.searchsorted(counts.cumsum(), _USUAL * values.size)) + 1
+def _usual_values(values: NDArray[Any]) -> NDArray[Any]:
+    """The fewest distinct values that 95 % of the pixels [n] hold, sorted."""
+    distinct, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    number = int(np.searchsorted(counts[order].cumsum(), _USUAL * values.size)) + 1
+    return np.sort(distinct[order[:number]])
+
+
+def _stepped(values: NDArray[Any], classes: NDArray[np.int64]) -> bool:
+    """Whether sorted values with these classes are codes: a dark band of few grades has neither gaps nor many steps."""
+    if len(values) <= _CODES:
+        return True
+    steps = np.diff(values.astype(np.float64))
+    gaps = values.dtype.kind in "iu" and bool((steps > 1).mean() > _GAPS)
+    return gaps or int((np.diff(classes) != 0).sum()) >= len(values) / 3
 
 
 def apart(medians: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -274,6 +274,11 @@ class GdalReader:
                 valid &= band != stored
         return pixels, self._unmasked(valid, area, chosen)
 
+    def read_alpha(self, window: Window) -> NDArray[Any] | None:
+        """Values of the first band that is tagged alpha; None without one."""
+        area = GdalWindow(window.col, window.row, window.width, window.height)
+        return np.asarray(self.dataset.read(self.alpha[0], window=area)) if self.alpha else None
+
     def _unmasked(self, valid: NDArray[np.bool_], area: GdalWindow, chosen: Sequence[int]) -> NDArray[np.bool_]:
         asked = self.masked[:1] if self.shares_mask else tuple(i for i in self.masked if i in chosen)
         if asked:

@@ -101,7 +101,9 @@ def jpeg(pixels: np.ndarray) -> np.ndarray:
 
 def alike(views: dict[str, np.ndarray]) -> copies.Alike:
     looks = {i: picture(pixels) for i, pixels in views.items()}
-    small = {i: np.stack([cv2.resize(b, (144, 144), interpolation=cv2.INTER_AREA) for b in p]) for i, p in views.items()}
+    small = {
+        i: np.stack([cv2.resize(b, (144, 144), interpolation=cv2.INTER_AREA) for b in p]) for i, p in views.items()
+    }
     return copies.alike(looks, {i: copies.detail(p, np.ones(p.shape[1:], bool)) for i, p in small.items()})
 
 

@@ -151,3 +151,27 @@ def test_frames_and_round_fields_of_view_are_rims_and_dark_ground_is_none() -> N
     for row, col in np.random.default_rng(0).integers(10, 118, (12, 2)):
         cv2.circle(dots[0], (int(col), int(row)), 5, 200, -1)
     assert rim_of(dots) is None, "bright things on black ground"
+
+
+def test_an_alpha_band_of_many_values_is_told_and_soft_edges_are_not(tmp_path: Path) -> None:
+    folder = made.make(tmp_path, lambda n: bands(n, 3))
+    for number in range(12):
+        pixels = made.as_bytes(made.buildings(number, bands=4)[0])
+        made.write(folder / f"images/s{number:02}.tif", pixels, number, alpha=True)
+    finding = the(checked(folder), "alpha_of_many_values")
+    assert len(finding.scenes) == 12 and finding.command == "data:\n  reading: {alpha: band}"
+    for number in range(12):
+        pixels = made.as_bytes(made.buildings(number, bands=4)[0])
+        pixels[3] = 255
+        pixels[3, :40] = np.arange(40)[:, None] * 6
+        made.write(folder / f"images/s{number:02}.tif", pixels, number, alpha=True)
+    assert "alpha_of_many_values" not in kinds(checked(folder))
+
+
+def test_a_dark_band_of_few_grades_is_no_class_map(tmp_path: Path) -> None:
+    def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = bands(number, 3)
+        image[2] = 6 + 9 * mask + np.random.default_rng(number).normal(0, 1.5, mask.shape).round()
+        return image.clip(0), mask
+
+    assert "leaking_band" not in kinds(checked(made.make(tmp_path, scene)))

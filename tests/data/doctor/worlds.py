@@ -42,8 +42,8 @@ def audit(folder: Path, **overrides: Any) -> Audit:
         if finding.command.startswith(("data:", "loss:")):
             tree = YAML(typ="safe").load(finding.command)
             reading = tree.get("data", {}).get("reading", {})
-            if "bands" not in Reading.model_fields:  # the key that leaves bands out is newer than what the doctor says
-                reading.pop("bands", None)
+            for key in {"alpha", "bands"} - set(Reading.model_fields):
+                reading.pop(key, None)
             changes = {f"data.{key}": value for key, value in tree.get("data", {}).items()}
             replace(given, changes | {key: value for key, value in tree.items() if key != "data"})
     return found

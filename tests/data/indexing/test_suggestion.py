@@ -67,6 +67,11 @@ def test_index_and_doctor_say_the_line(tmp_path: Path) -> None:
     assert line in failed.value.hint
     found = doctor.examine(given, str(tmp_path / "report"))
     (finding,) = [f for f in found.findings if f.kind == "scenes" and f.command]
-    assert finding.command == f"data:\n  {line}" and finding.severity == "error" and "6 of 6" in finding.what and found.exit_code == 3
+    assert (
+        finding.command == f"data:\n  {line}"
+        and finding.severity == "error"
+        and "6 of 6" in finding.what
+        and found.exit_code == 3
+    )
     good = recipe_for(tmp_path, **{"data.labels": "masks/{id:^(.+)_training$}_manual1.png"})
     assert not [f for f in doctor.examine(good, str(tmp_path / "report")).errors if f.kind == "scenes"]
