@@ -51,8 +51,8 @@ class HashSplit(Shares):
     seed: NotNegative = 0
     """Another one gives another division, in which no group keeps its split."""
     groups: str | None = None
-    """CSV with the columns id and group, relative to `data.root`, such as the doctor's groups.csv: scenes in it have the
-    group that it says, all others that of `group`."""
+    """CSV with the columns id and group, relative to `data.root`, such as the doctor's groups.csv: scenes in it have
+    the group that it says, all others that of `group`."""
 
 
 class BlocksSplit(Shares):

@@ -82,8 +82,8 @@ def _alpha(seen: Evidence) -> Iterator[Finding]:
     yield Finding(
         "alpha_of_many_values",
         "warning",
-        f"{counted(len(found), 'scene')} of {len(seen.usable)} with a band tagged alpha that holds many values, such as "
-        f"{found[most]:,} in {most}.",
+        f"{counted(len(found), 'scene')} of {len(seen.usable)} with a band tagged alpha that holds many values, "
+        f"such as {found[most]:,} in {most}.",
         "An alpha band holds few values: seen or not. This one looks like a measurement, such as near infrared, that a "
         "library tagged as alpha. It is not read as a band, and where it is 0 the image counts as not valid.",
         "if it is a measurement, read it as a band",

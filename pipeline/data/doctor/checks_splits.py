@@ -80,8 +80,8 @@ def _same_view(looks: Alike) -> Finding:
     return Finding(
         "same_view",
         "note",
-        f"The pictures of {looks.matching:.0%} of the {looks.num_pairs:,} pairs of scenes match: the scenes of this set "
-        "all show the same kind of view.",
+        f"The pictures of {looks.matching:.0%} of the {looks.num_pairs:,} pairs of scenes match: the scenes of this "
+        "set all show the same kind of view.",
         "That two of them look alike says little here: it is no sign of a copy. "
         + (said if looks.pairs else "Only what they do not have in common was compared, and there none is a copy."),
         "nothing; where scenes come in series (one patient, one flight), give them groups",

@@ -166,8 +166,8 @@ def alike(looks: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArra
     """Pairs of scenes whose small pictures are nearly the same, measured by what is usual in this set.
 
     What all pictures have in common (their mean) is taken off first, as the bright disc of a retina. A pair counts if
-    the correlation of the rest is high and an outlier among the correlations of all pairs. Pairs that stand out less, as
-    an image and a crop of it, count if the fine detail of one is found in the other.
+    the correlation of the rest is high and an outlier among the correlations of all pairs. Pairs that stand out less,
+    as an image and a crop of it, count if the fine detail of one is found in the other.
 
     Args:
         looks: small pictures of the scenes, see `look`.

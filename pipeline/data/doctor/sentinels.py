@@ -22,6 +22,7 @@ _GAP_KNOWN: Final = 0.5
 _GAP_OTHER: Final = 3.0
 _FEW: Final = 32
 _RIM_SHARE: Final = 0.02
+_RIM_MOST: Final = 0.5
 _RIM_TOLERANCE: Final = 0.01
 _RIM_SOLID: Final = 0.95
 _RIM_LEAST: Final = 3  # odd: an even kernel moves what it opens by a pixel
@@ -134,7 +135,7 @@ def rim(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Rim | None:
     border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
     outer = np.isin(parts, np.unique(border[border > 0]))
     share = float(outer.sum() / valid.sum())
-    if not _RIM_SHARE <= share < 1 or not _all_around(outer) or not _convex(valid & ~outer):
+    if not _RIM_SHARE <= share <= _RIM_MOST or not _all_around(outer) or not _convex(valid & ~outer):
         return None
     exact = (off[:, outer] == 0).all(axis=0).mean() > _RIM_EXACT  # dark pixels of the picture may touch it
     return Rim(share, tuple(values.tolist()), bool(exact))

@@ -1,10 +1,9 @@
-"""Labels whose names differ from those of images: the pattern that pairs them, found by trying and proven by pairing."""
+"""Labels whose names differ from those of images: the pattern that pairs them, found by trying."""
 
 from __future__ import annotations
 
 import glob
 import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
@@ -91,12 +90,19 @@ def _candidates(stems: Sequence[str], folder: str, files: Sequence[str], images:
 
 def _shared(stems: Sequence[str]) -> list[str]:
     """What is left of the names without the beginning and the end that all of them share."""
-    prefix = os.path.commonprefix(list(stems))
-    suffix = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
+    prefix = _beginning(list(stems))
+    suffix = _beginning([stem[::-1] for stem in stems])[::-1]
     prefix, suffix = re.sub(r"[0-9]+$", "", prefix), re.sub(r"^[0-9]+", "", suffix)
     if "{" in prefix + suffix or "}" in prefix + suffix or not prefix + suffix:
         return []
     return [f"^{_literal(prefix)}(.+){_literal(suffix)}$"]
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """What all names begin with."""
+    first, last = min(names), max(names)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(letter for letter, _ in same)
 
 
 def _literal(text: str) -> str:
