@@ -12,7 +12,7 @@ from typing import Final
 
 from pipeline import store
 from pipeline.data.grids import Grid
-from pipeline.data.indexing import listings, pairing
+from pipeline.data.indexing import listings, pairing, suggestion
 from pipeline.data.indexing.listings import Listed
 from pipeline.data.outlines import is_outline
 from pipeline.errors import ManifestError
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 BETWEEN: Final = "\n"
 """Between the URIs of an image whose bands are files of their own."""
+
+PAIR_BY: Final = "pair all of them by data."
+"""How a hint begins that ends with the line of the recipe by which every image has a label."""
 
 _SHOWN: Final = 5
 
@@ -156,7 +159,10 @@ def survey(data: Data) -> Survey:
         logger.warning("%s", spare)
     first = {i: (label_of.get(i, [None])[0], areas.get(i, [None])[0], footprint_of.get(i)) for i in images}
     found = tuple(Found(i, images[i], *first[i]) for i in sorted(images) if images[i])
-    seen = Survey(root, found, tuple(problems), f"check {_looked_at(data)}", spare)
+    hint, paired = f"check {_looked_at(data)}", ""
+    if data.labels is not None and any(i not in label_of for i in images) and data.bands_apart is None:
+        paired = suggestion.line([image.split(BETWEEN)[0] for image in images.values()], data.labels, root)
+    seen = Survey(root, found, tuple(problems), f"{PAIR_BY}{paired}" if paired else hint, spare)
     if problems and data.labels is not None and not label_of:
         raise seen.error()  # a pattern is wrong, not the files: they need not be opened
     return seen

@@ -50,6 +50,9 @@ class HashSplit(Shares):
     scene is a group of its own."""
     seed: NotNegative = 0
     """Another one gives another division, in which no group keeps its split."""
+    groups: str | None = None
+    """CSV with the columns id and group, relative to `data.root`, such as the doctor's groups.csv: scenes in it have
+    the group that it says, all others that of `group`."""
 
 
 class BlocksSplit(Shares):
@@ -79,6 +82,8 @@ class FoldsSplit(Section):
     group: str | None = None
     """Regular expression on the scene id; its first bracket (or all it matches) is the group, such as a patient. By
     default each scene is a group of its own."""
+    groups: str | None = None
+    """CSV with the columns id and group, relative to `data.root`: scenes in it have the group that it says."""
 
     @model_validator(mode="after")
     def _possible(self) -> FoldsSplit:

@@ -13,18 +13,28 @@ from pipeline.data.doctor import look
 from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Finding, counted
 from pipeline.data.indexing.inspection import BENT
+from pipeline.data.pointers import Pointer
+from pipeline.data.scenes import PAIR_BY
 from pipeline.recipe.data import Quarantine
 
 _MIXED_SIZES: Final = 1.5
 _MOSTLY_INVALID: Final = 0.1
 _BLANK: Final = 0.02
+_COMMANDS: Final = 3
 
 
 def findings(seen: Evidence) -> Iterator[Finding]:
     """Everything about files."""
     for message, hint in seen.problems:
+        line = hint.removeprefix(PAIR_BY) if hint.startswith(PAIR_BY) else ""
         yield Finding(
-            "scenes", "error", message, "Indexing refuses such a set, and training needs an index.", hint, rank=0
+            "scenes",
+            "error",
+            message,
+            "Indexing refuses such a set, and training needs an index.",
+            "labels have other names than images; this line pairs all of them" if line else hint,
+            f"data:\n  {line}" if line else "",
+            rank=0,
         )
     if seen.spare and not seen.problems:
         yield Finding(
@@ -34,6 +44,7 @@ def findings(seen: Evidence) -> Iterator[Finding]:
             "Nothing is learnt from them: their images may be missing, or be called otherwise.",
             "fetch the images, or let data.images and data.labels name the same files",
         )
+    yield from _not_fetched(seen)
     yield from _broken(seen)
     yield from _coordinates(seen)
     yield from _unplaced(seen)
@@ -41,6 +52,26 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     yield from _beside(seen)
     yield from _invalid(seen)
     yield from _blank(seen)
+
+
+def _not_fetched(seen: Evidence) -> Iterator[Finding]:
+    """Links to nothing and pointer files among images and labels, by what left them there."""
+    of_kind: defaultdict[str, list[Pointer]] = defaultdict(list)
+    for found in seen.pointers:
+        of_kind[found.kind].append(found)
+    for kind, of in sorted(of_kind.items()):
+        commands = list(dict.fromkeys(p.command for p in of if p.command))
+        what = "links that lead nowhere" if kind == "link" else f"files of which only what {kind} left is here"
+        names = ", ".join(f"{p.path} -> {p.target}" if kind == "link" else p.path for p in of[:3])
+        yield Finding(
+            "not_fetched",
+            "error",
+            f"{len(of):,} {what}: {names}{' ...' if len(of) > 3 else ''}.",
+            "Their content is elsewhere, so they are left out of what is found, or cannot be read.",
+            "fetch them" if commands else "make the links lead to files, or take them away",
+            "\n".join(commands[:_COMMANDS]),
+            rank=0,
+        )
 
 
 def _broken(seen: Evidence) -> Iterator[Finding]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
+
+from pipeline.data import labels
 from pipeline.data.doctor import signals
 from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Entry, Finding, counted
+from pipeline.data.doctor.records import Finding, Severity, counted
 from pipeline.data.doctor.signals import Shift
 from pipeline.data.splits.dividing import SPLITS
 from pipeline.recipe.losses import CrossEntropy
@@ -23,6 +26,8 @@ _MAX_WEIGHT: Final = 20.0
 _CERTAIN_GAIN: Final = 1.3
 _OTHER_SHARE: Final = 2.0
 _COUNTS: Final = 0.01
+_LABELLED: Final = 20
+_HARDLY_VALID: Final = 0.2
 
 
 def findings(seen: Evidence) -> Iterator[Finding]:
@@ -41,6 +46,12 @@ def findings(seen: Evidence) -> Iterator[Finding]:
         return
     yield from _unknown(seen)
     counts = class_counts(seen)
+    never = list(_never_valid(seen))
+    yield from never
+    if not any(finding.kind == "never_valid" for finding in never):
+        yield from _contradictions(seen)
+    yield from _declared_nodata(seen)
+    yield from _unannotated(seen)
     yield from _missing(seen, counts)
     if any(sum(c) for c in counts.values()):
         yield from _rare(seen, counts)
@@ -125,6 +136,78 @@ def _plain(code: str) -> int | str:
     return int(code) if code.lstrip("-").isdigit() else code
 
 
+def _never_valid(seen: Evidence) -> Iterator[Finding]:
+    """Classes whose labelled pixels are not valid in the image: never, or far less often than those of the others."""
+    read = [(e.id, s.labelled) for e, s in seen.usable if len(s.labelled)]
+    if not read:
+        return
+    total = np.sum([of for _, of in read], axis=0)
+    for position, name in enumerate(seen.classes.names):
+        labelled, valid = (int(n) for n in total[position])
+        others, valid_others = (int(n) for n in total.sum(axis=0) - total[position])
+        usual = valid_others / others if others else 1.0
+        if labelled < _LABELLED or valid >= _HARDLY_VALID * usual * labelled:
+            continue
+        rows = [i for i, of in read if of[position, 0]]
+        yield Finding(
+            "never_valid" if valid == 0 else "hardly_valid",
+            "error" if valid == 0 else "warning",
+            f"Class {name}: of {labelled:,} labelled pixels that were read, {valid:,} are valid in the image"
+            + (f"; of the other classes {usual:.0%} are." if others else "."),
+            "Pixels that are not valid are neither learnt from nor scored. Scores of this class are empty, or those of "
+            "an unusual part of it."
+            if valid
+            else "It is never learnt and never scored, and mean scores are too high.",
+            "look at what makes pixels invalid: the nodata value that the files declare (gdalinfo), a mask or alpha "
+            "band, data.nodata, data.footprint; a value that occurs in images must not be nodata",
+            scenes=tuple(rows) if len(rows) < len(seen.entries) else (),
+            rank=3,
+        )
+
+
+def _contradictions(seen: Evidence) -> Iterator[Finding]:
+    """What `index` refuses of the labels as a whole."""
+    looks = {i: t.label for i, t in seen.tallies.items()}
+    for error in labels.contradictions(looks, {i: t.counts for i, t in seen.tallies.items()}, seen.classes):
+        yield Finding("label_contradictions", "error", f"{error.message}.", "`index` refuses this.", error.hint, rank=3)
+
+
+def _declared_nodata(seen: Evidence) -> Iterator[Finding]:
+    """Values that labels declare as nodata and a class claims."""
+    looks = {i: t.label for i, t in seen.tallies.items()}
+    said = labels.declared_nodata(looks, seen.classes, planes=seen.recipe.data.task == "multilabel")
+    if said:
+        what, _, fix = said.partition(". ")
+        yield Finding(
+            "declared_nodata",
+            "note",
+            f"{what[0].upper()}{what[1:]}.",
+            "Tools write a nodata value into labels whose background has it; the class counts.",
+            fix[0].lower() + fix[1:],
+            rank=30,
+        )
+
+
+def _unannotated(seen: Evidence) -> Iterator[Finding]:
+    """Scenes with a label that annotates nothing."""
+    whole = {i: t for i, t in seen.tallies.items() if t.whole and not t.strangers}
+    empty = sorted(i for i, t in whole.items() if not sum(t.counts))
+    if not empty or (seen.recipe.data.task == "multilabel"):
+        return
+    every = len(empty) == len(seen.tallies)
+    yield Finding(
+        "unannotated_scenes",
+        "error" if every else "warning",
+        f"{'All' if every else 'Of'} {counted(len(seen.tallies), 'label')} "
+        + ("annotate" if every else f"{len(empty)} {'annotates' if len(empty) == 1 else 'annotate'}")
+        + f" nothing: {', '.join(empty[:_SHOWN_CODES])}{' ...' if len(empty) > _SHOWN_CODES else ''}.",
+        "Every pixel of them is ignored, invalid or nodata: nothing is learnt there and nothing is scored.",
+        "check data.ignore_values, the nodata value of the labels and data.classes; take such scenes away",
+        scenes=tuple(empty),
+        rank=4 if every else 18,
+    )
+
+
 def _missing(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
     if seen.tallies and not sum(counts.get("train", ())) and seen.split("train"):
         yield Finding(
@@ -141,6 +224,8 @@ def _missing(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Fi
         absent = [split for split in counts if split not in there]
         if not absent:
             continue
+        if not there and any(sum(t.label.hidden_counts[position : position + 1]) for t in seen.tallies.values()):
+            continue  # it is never valid, which was said
         if not there:
             what, severity = f"No label holds a pixel of class {name}.", "warning"
             why, fix = "It cannot be learnt, and its scores are empty.", "check its values in data.classes"
@@ -235,44 +320,60 @@ def _pooled(seen: Evidence, split: str, group: str | None) -> list[int]:
 
 
 def _shifted(seen: Evidence) -> Iterator[Finding]:
-    found: dict[str, Shift] = {}
-    evidence: dict[str, tuple[Any, ...]] = {}
-    groups: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry, sample in seen.usable:
-        if len(sample.shifts) == 2:
-            evidence[entry.id] = sample.shifts
-            groups[entry.group].append(entry)
-            if shift := signals.suspect(sample.shifts):
-                found[entry.id] = shift
-    if not evidence:
+    """A shift that most scenes of the set, or of a group, show is told with what to do; others are worth a look."""
+    evidence = {e.id: (s.shifts, s.explained) for e, s in seen.usable if len(s.shifts) == 2 and s.explained is not None}
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for entry, _ in seen.usable:
+        if entry.id in evidence:
+            groups[entry.group].append(entry.id)
+    if common := signals.agreed(list(evidence.values())):
+        yield _shift("the set", *common, list(evidence))
         return
-    everything = signals.suspect([signals.add(halves[k] for halves in evidence.values()) for k in (0, 1)])
-    if everything is not None:
-        severity = "error" if everything.gain >= _CERTAIN_GAIN else "warning"
-        yield _shift("all scenes together", everything, sorted(evidence), severity)
-        return
-    for i, shift in sorted(found.items()):
-        yield _shift(f"scene {i}", shift, [i], "warning")
+    moved: set[str] = set()
     for group, members in sorted(groups.items()):
-        if len(members) > 1 and not any(e.id in found for e in members):
-            halves = [signals.add(evidence[e.id][k] for e in members) for k in (0, 1)]
-            if common := signals.suspect(halves):
-                yield _shift(f"group {group}", common, [e.id for e in members], "warning")
+        if common := signals.agreed([evidence[i] for i in members]):
+            yield _shift(f"group {group}", *common, members)
+            moved.update(members)
+    alone = {i: shift for i, (halves, _) in evidence.items() if i not in moved and (shift := signals.suspect(halves))}
+    clear = {i: shift for i, shift in alone.items() if signals.explains(evidence[i][1], shift)}
+    if clear:
+        yield _look_at(clear, len(evidence), "warning")
+    if vague := {i: shift for i, shift in alone.items() if i not in clear}:
+        yield _look_at(vague, len(evidence), "note")
 
 
-def _shift(where: str, shift: Shift, scenes: Sequence[str], severity: Any) -> Finding:
+def _shift(where: str, shift: Shift, alike: int, scenes: Sequence[str]) -> Finding:
     down = f"{abs(shift.rows)} pixels {'down' if shift.rows > 0 else 'up'}"
     right = f"{abs(shift.cols)} pixels {'right' if shift.cols > 0 else 'left'}"
     move = " and ".join(text for text, pixels in ((down, shift.rows), (right, shift.cols)) if pixels)
     return Finding(
         "shifted_labels",
-        severity,
-        f"In {where}, labels seem to lie {shift.pixels:.1f} pixels beside what they describe: {move}, their edges "
-        f"meet {shift.gain:.2f} times as much change in the image.",
+        "error" if shift.gain >= _CERTAIN_GAIN else "warning",
+        f"In {where}, labels lie about {shift.pixels:.1f} pixels beside what they describe: {alike} of {len(scenes)} "
+        f"scenes show the same shift by themselves. Moved {move}, label edges meet {shift.gain:.2f} times as much "
+        "change in the image, and the classes differ more.",
         "The network learns the offset, or learns blurred edges, and scores are too low or too high by as much.",
         f"look at some chips with their masks; if it is so, move the labels {move} (change the label's transform) or "
         "get better ones",
         "",
         tuple(scenes),
         rank=10,
+    )
+
+
+def _look_at(found: Mapping[str, Shift], num_scenes: int, severity: Severity) -> Finding:
+    far = sorted(found, key=lambda i: -found[i].gain)
+    listed = ", ".join(f"{i} ({found[i].pixels:.1f} pixels)" for i in far[:_SHOWN_CODES])
+    more = f" and {len(far) - _SHOWN_CODES} more" if len(far) > _SHOWN_CODES else ""
+    return Finding(
+        "shifted_labels",
+        severity,
+        f"In {len(found)} of {num_scenes} scenes, label edges meet more change in the image a little beside where they "
+        f"are: {listed}{more}. The other scenes do not show such a shift.",
+        "A label that lies beside teaches blurred edges. Shadows, verges, and labels that are drawn too wide look the "
+        "same to this measure, so it is no reason to move anything.",
+        "look at these scenes with their masks",
+        "",
+        tuple(far),
+        rank=28,
     )

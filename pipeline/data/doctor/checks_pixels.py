@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
-from pipeline.data.doctor import spread
+from pipeline.data.doctor import lines, sentinels, spread
 from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Finding, counted
+from pipeline.data.doctor.sentinels import Sentinel
+from pipeline.data.doctor.spread import BandRule
 
-_LEAKING: Final = 0.98
-_MAP_OF_CLASSES: Final = 0.8
+_MAP_GAIN: Final = 0.4
+_TELLING_IOU: Final = 0.9
+_ALONE_IOU: Final = 0.95
+_ALONE_ERRORS: Final = 5.0
 _APART: Final = 6.0
 _MIN_SCENES: Final = 5
 _POPULATION: Final = 0.1
 _OTHER_UNITS: Final = 5.0
 _SATURATED: Final = 0.05
+_SHOWN: Final = 5
 
 
 def findings(seen: Evidence) -> Iterator[Finding]:
     """Everything about pixel values."""
     if not any(s.num_valid for _, s in seen.usable):
         return
+    yield from _alpha(seen)
+    yield from _undeclared(seen)
+    yield from _rims(seen)
     yield from _dead(seen)
     yield from _leaking(seen)
     yield from _apart(seen)
@@ -64,37 +72,147 @@ def _dead(seen: Evidence) -> Iterator[Finding]:
         )
 
 
+def _alpha(seen: Evidence) -> Iterator[Finding]:
+    """Bands that files tag as alpha though they hold measurements; their zeros are taken for holes."""
+    found = {e.id: s.alpha.count for e, s in seen.usable if s.alpha is not None and s.alpha.is_no_mask}
+    if not found:
+        return
+    most = max(found, key=lambda i: found[i])
+    yield Finding(
+        "alpha_of_many_values",
+        "warning",
+        f"{counted(len(found), 'scene')} of {len(seen.usable)} with a band tagged alpha that holds many values, "
+        f"such as {found[most]:,} in {most}.",
+        "An alpha band holds few values: seen or not. This one looks like a measurement, such as near infrared, that a "
+        "library tagged as alpha. It is not read as a band, and where it is 0 the image counts as not valid.",
+        "if it is a measurement, read it as a band",
+        "data:\n  reading: {alpha: band}",
+        tuple(sorted(found)),
+        rank=7,
+    )
+
+
+def _undeclared(seen: Evidence) -> Iterator[Finding]:
+    """Values that stand for not measured and count as valid."""
+    for found in _sentinels(seen):
+        value, ids = sentinels.as_written(found.value), tuple(sorted(found.shares))
+        positions = sorted({band for of in found.shares.values() for band in of})
+        pixels = max((max(of.values()), scene) for scene, of in found.shares.items())
+        only = 0 < len(positions) < len(seen.bands)
+        where = "all bands" if not only else f"band{'s' if len(positions) > 1 else ''} {_numbered(positions, seen)}"
+        yield Finding(
+            "undeclared_nodata",
+            "warning" if found.known else "note",
+            f"The value {value} is in {where} of {counted(len(ids), 'scene')} of {len(seen.usable)} "
+            f"({', '.join(ids[:_SHOWN])}{' ...' if len(ids) > _SHOWN else ''}), counts as valid and lies far from all "
+            f"other values: up to {pixels[0]:.1%} of what was read, in {pixels[1]}.",
+            "Values that stand for not measured spoil the statistics that bands are normalised by, and the network "
+            "learns from places that were not measured.",
+            "if it means not measured, say so" + (_or_left_out(positions, seen) if only else ""),
+            f"data:\n  nodata: {value}",
+            ids,
+            rank=12,
+        )
+
+
+def _sentinels(seen: Evidence) -> list[Sentinel]:
+    held = [s.values for _, s in seen.usable if s.values.shape[1]]
+    if not held:
+        return []
+    ranges = [tuple(np.median([np.percentile(v[k], (1, 99)) for v in held], axis=0)) for k in range(len(seen.bands))]
+    return sentinels.sentinels({e.id: s.extremes for e, s in seen.usable}, ranges)
+
+
+def _or_left_out(positions: Sequence[int], seen: Evidence) -> str:
+    line = lines.without_bands(seen, positions).replace("data:\n  ", "data.")
+    return f", or leave {'it' if len(positions) == 1 else 'them'} out ({line})" if line else ""
+
+
+def _numbered(positions: Sequence[int], seen: Evidence) -> str:
+    """Names of bands with their numbers from 1."""
+    names = [seen.bands[k] if seen.bands[k] == f"band_{k + 1}" else f"{seen.bands[k]} ({k + 1})" for k in positions]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _rims(seen: Evidence) -> Iterator[Finding]:
+    """Frames and corners of one colour around images, which count as valid."""
+    known = {i for found in _sentinels(seen) for i in found.shares}  # a strip of such a value is named as that
+    found = {e.id: s.rim for e, s in seen.usable if s.rim is not None and e.id not in known}
+    if not found:
+        return
+    worst = max(found, key=lambda i: found[i].share)
+    rim = found[worst]
+    values = {v for r in found.values() for v in r.values}
+    one = values.pop() if len(values) == 1 and all(r.exact for r in found.values()) else None
+    colour = ", ".join(f"{v:g}" for v in dict.fromkeys(rim.values))
+    yield Finding(
+        "image_rim",
+        "warning",
+        f"{counted(len(found), 'scene')} of {len(seen.usable)} with a border of one colour (value {colour}) that "
+        f"counts as valid, up to {rim.share:.0%} of the pixels, in {worst}.",
+        "The network learns the border, statistics are wrong, and scores count pixels that show nothing.",
+        "say that the value means not measured" if one is not None else "give footprints: where images are valid",
+        f"data:\n  nodata: {one:g}" if one is not None else "",
+        tuple(sorted(found)),
+        rank=16,
+    )
+
+
 def _others(bands: tuple[str, ...], name: str) -> str:
     return " ".join(f"-b {n}" for n, b in enumerate(bands, 1) if b != name)
 
 
 def _leaking(seen: Evidence) -> Iterator[Finding]:
+    """Bands that hold a map of the classes, and bands of measurements that tell them: the latter is the task itself."""
     usable = [s for _, s in seen.usable if s.values.shape[1]]
-    for told in spread.told_by_one_band([s.values for s in usable], [s.ids for s in usable]):
-        name = seen.bands[told.band]
-        few = told.num_values <= spread.FEW
-        if told.recall >= _LEAKING:
-            yield Finding(
-                "leaking_band",
-                "warning",
-                f"Band {name} alone tells the classes: a plain rule from its value to a class is right in "
-                f"{told.recall:.1%} of the pixels (mean over classes) of scenes it was not made from.",
-                "Where the band was derived from the label, or the label from it, scores are not those of the task, "
-                "and a model fails where the band is missing or honest.",
-                "find out where the band comes from; if from the label, leave it out of the files",
-                f"gdal_translate {_others(seen.bands, name)} IN.tif OUT.tif",
-                rank=8,
-            )
-        elif few and told.recall >= _MAP_OF_CLASSES:
-            yield Finding(
-                "map_among_bands",
-                "note",
-                f"Band {name} holds only {told.num_values} values, and these tell the classes in {told.recall:.0%} of "
-                "the pixels (mean over classes).",
-                "It looks like a map, not like a measurement. A network leans on it and repeats its errors.",
-                "make sure that it does not come from the label, and will be there when the model is used",
-                rank=30,
-            )
+    rules = spread.told_by_one_band([s.values for s in usable], [s.ids for s in usable])
+    leaking = [r for r in rules if _is_class_map(r) or _tells_alone(r, rules)]
+    if leaking:
+        number = "Bands" if len(leaking) > 1 else "Band"
+        yield Finding(
+            "leaking_band",
+            "warning",
+            f"{number} that alone {'tell' if len(leaking) > 1 else 'tells'} the classes, by a rule from value to class "
+            f"tried on scenes it was not made from: {'; '.join(_rule(r, seen) for r in leaking)}.",
+            "It looks like a map of the classes, not like a measurement. Where it comes from the label, scores are not "
+            "those of the task, and a model fails where the band is missing or was not made from the label.",
+            "find out where the band comes from; if from the label, leave it out",
+            lines.without_bands(seen, [r.band for r in leaking]),
+            rank=8,
+        )
+    telling = sorted((r for r in rules if r not in leaking and r.iou >= _TELLING_IOU), key=lambda r: -r.iou)
+    if telling:
+        yield Finding(
+            "telling_band",
+            "note",
+            f"The intensity of one band alone separates the classes, best that of {_rule(telling[0], seen)}"
+            + (f"; also of {_numbered([r.band for r in telling[1:]], seen)}." if telling[1:] else "."),
+            "Where things are brighter or darker than what surrounds them, this is the task itself, and it is easy.",
+            "nothing, if the bands are measurements; a threshold is the score to compare the network with",
+            rank=48,
+        )
+
+
+def _is_class_map(rule: BandRule) -> bool:
+    """Few values that give classes much better than the most frequent class does."""
+    return rule.num_values <= spread.FEW and rule.stepped and rule.gain >= _MAP_GAIN
+
+
+def _tells_alone(rule: BandRule, rules: Sequence[BandRule]) -> bool:
+    """Whether one band of many values tells three classes or more, and no other band comes near: no sensor does so."""
+    others = [r.accuracy for r in rules if r.band != rule.band]
+    far = bool(others) and 1 - max(others) >= _ALONE_ERRORS * max(1 - rule.accuracy, 0.001)
+    return rule.num_classes > 2 and rule.iou >= _ALONE_IOU and far
+
+
+def _rule(rule: BandRule, seen: Evidence) -> str:
+    name = seen.bands[rule.band]
+    number = "" if name == f"band_{rule.band + 1}" else f" (number {rule.band + 1})"
+    values = f"{counted(rule.num_values, 'value')}, " if rule.num_values <= spread.FEW else ""
+    return (
+        f"{name}{number}: {values}accuracy {rule.accuracy:.1%} (the most frequent class alone: "
+        f"{rule.majority:.1%}), mean IoU {rule.iou:.2f}"
+    )
 
 
 def _apart(seen: Evidence) -> Iterator[Finding]:

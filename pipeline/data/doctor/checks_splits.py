@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.data.doctor import copies, footprints, look
-from pipeline.data.doctor.copies import Pair
+from pipeline.data.doctor import copies, footprints, grouping, look
+from pipeline.data.doctor.copies import Alike, Pair
 from pipeline.data.doctor.evidence import Evidence
 from pipeline.data.doctor.records import Entry, Finding, Severity, counted
-from pipeline.data.doctor.sample import picture
+from pipeline.data.doctor.sample import detail, picture
 from pipeline.recipe.sampling import TableSplit
 
 _SHOWN: Final = 5
@@ -41,20 +41,52 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     def divided(pairs: Iterable[Pair]) -> list[Pair]:
         return [p for p in pairs if entry_of[p.first].split != entry_of[p.second].split]
 
-    ground = [
-        Pair(o.first, o.second, f"{o.share:.1%} of the smaller one")
-        for o in look.overlaps(seen.entries, seen.stamps)
-        if o.why == "ground"
-    ]
+    ground = _ground(seen)
     marked = copies.sharing({i: s.marks for i, s in seen.samples.items() if len(s.marks)})
     pictures = {i: small for i, s in seen.samples.items() if (small := picture(s.thumbnail)) is not None}
     content = copies.merged([_equal_stamps(seen), marked])
     known = {frozenset((p.first, p.second)) for p in content}
-    similar = [p for p in copies.alike(pictures) if frozenset((p.first, p.second)) not in known]
-    yield from _leak("shared_ground", [p for p in ground if _measured(p, seen, entry_of)], seen, entry_of)
-    yield from _leak("shared_content", divided(content), seen, entry_of)
-    yield from _leak("near_duplicates", divided(similar), seen, entry_of)
+    details = {i: fine for i in pictures if (fine := detail(seen.samples[i].thumbnail)) is not None}
+    looks = copies.alike(pictures, details)
+    similar = [p for p in looks.pairs if frozenset((p.first, p.second)) not in known]
+    leaks = {
+        "shared_ground": [p for p in ground if _measured(p, seen, entry_of)],
+        "shared_content": divided(content),
+        "near_duplicates": divided(similar),
+    }
+    uri = ""
+    if any(leaks.values()) and seen.out:
+        # Also what lies in one split now: a scene that moves to another one must take these with it.
+        tied = [p for p in _ground(seen, within=True) if _measured(p, seen, entry_of)]
+        uri = grouping.write(seen, copies.merged([tied, content, similar]), seen.out)
+    for kind, pairs in leaks.items():
+        yield from _leak(kind, pairs, seen, entry_of, uri)
+    if not looks.telling:
+        yield _same_view(looks)
     yield from _within([p for p in content + similar if p not in divided([p])])
+
+
+def _ground(seen: Evidence, *, within: bool = False) -> list[Pair]:
+    """Scenes of different splits whose footprints overlap; those of one split, too, if asked for."""
+    return [
+        Pair(o.first, o.second, f"{o.share:.1%} of the smaller one")
+        for o in look.overlaps(seen.entries, seen.stamps, within=within)
+        if o.why == "ground"
+    ]
+
+
+def _same_view(looks: Alike) -> Finding:
+    said = f"{counted(len(looks.pairs), 'pair')} that look far more alike than that are named all the same."
+    return Finding(
+        "same_view",
+        "note",
+        f"The pictures of {looks.matching:.0%} of the {looks.num_pairs:,} pairs of scenes match: the scenes of this "
+        "set all show the same kind of view.",
+        "That two of them look alike says little here: it is no sign of a copy. "
+        + (said if looks.pairs else "Only what they do not have in common was compared, and there none is a copy."),
+        "nothing; where scenes come in series (one patient, one flight), give them groups",
+        rank=62,
+    )
 
 
 def _within(pairs: Sequence[Pair]) -> Iterator[Finding]:
@@ -142,10 +174,18 @@ def _measured(pair: Pair, seen: Evidence, entry_of: Mapping[str, Entry]) -> bool
     )
 
 
-def _leak(kind: str, pairs: Sequence[Pair], seen: Evidence, entry_of: Mapping[str, Entry]) -> Iterator[Finding]:
+def _leak(
+    kind: str, pairs: Sequence[Pair], seen: Evidence, entry_of: Mapping[str, Entry], uri: str
+) -> Iterator[Finding]:
+    """A finding, if there are pairs; `uri` is the table of groups that holds them together, "" if there is none."""
     if not pairs:
         return
     severity, verb, fix, command = _LEAKS[kind]
+    command = command.format(block=_block(entry_of[p.first] for p in pairs), buffer=seen.recipe.data.sampling.size)
+    if uri:
+        fix += f". {uri} holds such groups; these lines use it"
+        fix += " (splits by blocks: " + command.replace("data:\n  ", "data.") + ")" if command else ""
+        command = grouping.command(seen, uri)
     between = sorted({" and ".join(sorted((entry_of[p.first].split, entry_of[p.second].split))) for p in pairs})
     yield Finding(
         kind,
@@ -153,7 +193,7 @@ def _leak(kind: str, pairs: Sequence[Pair], seen: Evidence, entry_of: Mapping[st
         f"{counted(len(pairs), 'pair')} of scenes in different splits ({'; '.join(between)}) {verb}: {_listed(pairs)}.",
         "A model that remembers the training pixels scores well on them. The score is not that of new places.",
         fix,
-        command.format(block=_block(entry_of[p.first] for p in pairs), buffer=seen.recipe.data.sampling.size),
+        command,
         _ids(pairs),
         rank=7,
     )

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -29,7 +30,19 @@ _MAX_OWNERS: Final = 8
 _FREQUENCIES: Final = 8
 _MAX_DISTANCE: Final = 6
 _MIN_CORRELATION: Final = 0.95
-_CHUNK: Final = 256
+_MIN_SET: Final = 6
+_OUTLIER: Final = 6.0
+_MIN_REST: Final = 0.8
+_MIN_WHOLE: Final = 0.9
+_LEAST_UNIT: Final = 0.1
+_NORMAL: Final = 0.6745  # a normal distribution's median absolute deviation, in standard deviations
+_COMMON: Final = 0.1
+_WORTH: Final = 3.0
+_MAX_DETAILS: Final = 2000
+_MIN_DETAIL: Final = 0.6
+_BLUR: Final = 3.0
+_MIN_SIDE: Final = 16
+_SCALES: Final = (1.0, 0.985, 0.97, 0.95, 0.92, 0.89, 1.015)
 
 
 @dataclass(frozen=True)
@@ -129,22 +142,106 @@ def look(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32] 
     return scaled
 
 
-def alike(looks: Mapping[str, NDArray[np.float32]]) -> list[Pair]:
-    """Pairs of scenes whose small pictures are nearly the same."""
+@dataclass(frozen=True)
+class Alike:
+    """Scenes that look nearly the same.
+
+    Attributes:
+        pairs: those that look much more alike than scenes of this set do.
+        matching: share of all pairs whose pictures correlate by 0.9, what is common to the whole set included.
+        num_pairs: all pairs.
+    """
+
+    pairs: tuple[Pair, ...] = ()
+    matching: float = 0.0
+    num_pairs: int = 0
+
+    @property
+    def telling(self) -> bool:
+        """False where so many pairs match that a match means nothing in this set: all scenes show the same view."""
+        return self.matching <= _COMMON
+
+
+def alike(looks: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArray[np.float32]] | None = None) -> Alike:
+    """Pairs of scenes whose small pictures are nearly the same, measured by what is usual in this set.
+
+    What all pictures have in common (their mean) is taken off first, as the bright disc of a retina. A pair counts if
+    the correlation of the rest is high and an outlier among the correlations of all pairs. Pairs that stand out less,
+    as an image and a crop of it, count if the fine detail of one is found in the other.
+
+    Args:
+        looks: small pictures of the scenes, see `look`.
+        details: larger ones, see `detail`; by default none, and crops are not found.
+    """
     ids = sorted(looks)
     if len(ids) < 2:
-        return []
+        return Alike()
     pictures = np.stack([looks[i] for i in ids])
+    whole, rest = _correlations(pictures), _correlations(_own(pictures))
+    first, second = np.triu_indices(len(ids), 1)
     bits = _hashes(pictures)
-    flat = pictures.reshape(len(ids), -1)
-    pairs = []
-    for start in range(0, len(ids), _CHUNK):
-        distance = np.bitwise_count(bits[start : start + _CHUNK, None] ^ bits[None])
-        for a, b in np.argwhere(distance <= _MAX_DISTANCE).tolist():
-            first = a + start
-            if first < b and float(flat[first] @ flat[b]) / flat.shape[1] >= _MIN_CORRELATION:
-                pairs.append(Pair(ids[first], ids[b], "nearly the same picture"))
-    return pairs
+    close = (np.bitwise_count(bits[first] ^ bits[second]) <= _MAX_DISTANCE) & (whole[first, second] >= _MIN_CORRELATION)
+    alone = rest[first, second]
+    chosen = close & (alone >= _MIN_CORRELATION)
+    if len(ids) >= _MIN_SET:
+        scores = np.arctanh(alone.clip(-0.9999, 0.9999))
+        centre = float(np.median(scores))
+        unit = max(float(np.median(np.abs(scores - centre))) / _NORMAL, _LEAST_UNIT)
+        alike_all = whole[first, second] >= _MIN_WHOLE
+        chosen = (scores - centre >= _OUTLIER * unit) & (alone >= _MIN_REST) & alike_all
+        if details is not None:
+            doubtful = np.flatnonzero(alike_all & ~chosen & (scores - centre >= _WORTH * unit))
+            for k in doubtful[np.argsort(-scores[doubtful])][:_MAX_DETAILS].tolist():
+                one, other = details[ids[first[k]]], details[ids[second[k]]]
+                chosen[k] = max(_found_in(one, other), _found_in(other, one)) >= _MIN_DETAIL
+    pairs = [
+        Pair(ids[a], ids[b], f"nearly the same picture, correlation {rest[a, b]:.2f}")
+        for a, b in zip(first[chosen].tolist(), second[chosen].tolist(), strict=True)
+    ]
+    return Alike(tuple(pairs), float((whole[first, second] >= _MIN_WHOLE).mean()), len(first))
+
+
+def detail(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The fine detail [h,w] of a view [C,h,w]: what a blur takes away, 0 near invalid pixels."""
+    grey = pixels.astype(np.float64).mean(axis=0)
+    grey = np.where(valid, grey, grey[valid].mean() if valid.any() else 0).astype(np.float32)
+    fine = grey - cv2.GaussianBlur(grey, (0, 0), _BLUR)
+    near = cv2.erode(valid.astype(np.uint8), np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(np.where(near > 0, fine, 0), np.float32)
+
+
+def _found_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
+    """How well the middle of a picture is found somewhere in another, a little larger or smaller: correlation."""
+    height, width = part.shape
+    middle = part[height // 5 : height - height // 5, width // 5 : width - width // 5]
+    best = 0.0
+    for scale in _SCALES:
+        template = cv2.resize(middle, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        fits = all(small <= large for small, large in zip(template.shape, whole.shape, strict=True))
+        if fits and min(template.shape) >= _MIN_SIDE:
+            best = max(best, float(cv2.matchTemplate(whole, template, cv2.TM_CCOEFF_NORMED).max()))
+    return best
+
+
+def _own(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What pictures [n, LOOK, LOOK] do not have in common with the others; of few they are left as they are."""
+    if len(pictures) < _MIN_SET:
+        return pictures
+    flat = pictures.reshape(len(pictures), -1)
+    mean = flat.mean(axis=0)
+    length = float(mean @ mean)
+    if length == 0:
+        return pictures
+    own: NDArray[np.float32] = (flat - (flat @ mean / length)[:, None] * mean).astype(np.float32)
+    return own.reshape(pictures.shape)
+
+
+def _correlations(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of all pairs [n, n]; 0 with a flat one."""
+    flat = pictures.reshape(len(pictures), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return np.asarray(flat @ flat.T, np.float32)
 
 
 def _hashes(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:

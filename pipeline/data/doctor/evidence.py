@@ -15,6 +15,7 @@ from pipeline.data.doctor.records import Entry, Sample, Tally, Timing
 from pipeline.data.doctor.sample import sample
 from pipeline.data.doctor.threads import in_threads
 from pipeline.data.indexing.build import kept_splits
+from pipeline.data.pointers import Pointer
 from pipeline.errors import PipelineError
 from pipeline.log import Advance
 from pipeline.recipe import Data, Recipe
@@ -25,8 +26,8 @@ _TIMED_WINDOWS: Final = 4
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was read. `problems` concern the set as a whole, `spare` says which labels belong to no image ("" if none),
-    `stamps` are hashes of content by scene id."""
+    """What was read. `pointers` are files whose content was not fetched, `problems` concern the set as a whole, `spare`
+    says which labels belong to no image ("" if none), `stamps` are hashes of content by scene id."""
 
     recipe: Recipe
     classes: Classes
@@ -38,6 +39,9 @@ class Evidence:
     tallies: dict[str, Tally]
     stamps: dict[str, str]
     timing: Timing
+    pointers: tuple[Pointer, ...] = ()
+    out: str = ""
+    """Where the report lies; empty if none is written."""
 
     def split(self, name: str) -> list[Entry]:
         """The scenes of a split."""
@@ -86,6 +90,7 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
         tallies={e.id: t for e, t in zip(labelled, counted, strict=True) if isinstance(t, Tally)},
         stamps={e.id: s for e, s in zip(plan.chosen, stamped, strict=True) if isinstance(s, str)},
         timing=_time(recipe, plan, samples),
+        pointers=look.pointers(data),
     )
 
 

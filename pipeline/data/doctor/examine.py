@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -48,7 +49,7 @@ _FIRST: Final = 5
 
 
 def examine(recipe: Recipe, out: str, *, progress: Advance | None = None) -> Audit:
-    """Audit a recipe's data and write report.html and report.json into `out`.
+    """Audit a recipe's data and write report.html and report.json into `out`; and groups.csv if splits share scenes.
 
     Headers of all scenes are read, labels whole up to a billion pixels, images in samples; the report says which.
     Nothing that is wrong with the data is raised: it is a finding. The same data give the same findings, except for
@@ -56,14 +57,14 @@ def examine(recipe: Recipe, out: str, *, progress: Advance | None = None) -> Aud
 
     Args:
         recipe: what is to be trained.
-        out: directory or s3:// prefix; the two files in it are replaced.
+        out: directory or s3:// prefix; the files of these names in it are replaced.
         progress: is called with what is done and what there is to do, several times from the beginning.
 
     Raises:
         StorageError: `out` cannot be written.
     """
     begin = time.monotonic()
-    seen = evidence.gather(recipe, progress)
+    seen = replace(evidence.gather(recipe, progress), out=out)
     findings = in_order(itertools.chain.from_iterable(check.findings(seen) for check in _CHECKS))
     audit = Audit(
         uri=out,

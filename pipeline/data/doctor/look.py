@@ -26,8 +26,10 @@ from pipeline.data.classes import IGNORE, Classes
 from pipeline.data.doctor.records import Entry, Patch, Tally, Thumbnail
 from pipeline.data.doctor.threads import in_threads
 from pipeline.data.grids import Grid
-from pipeline.data.indexing import matching
+from pipeline.data.indexing import matching, oddities, pairing
+from pipeline.data.indexing.oddities import AlphaValues
 from pipeline.data.labels import vectors
+from pipeline.data.pointers import Pointer, unfetched
 from pipeline.data.scenes import Found, Scene
 from pipeline.data.splits import dividing
 from pipeline.data.windows import Window
@@ -94,6 +96,14 @@ def disagreements(of: Sequence[Entry], data: Data) -> list[Problem]:
     return [told(problem) for problem in matching.matched(infos, data).problems]
 
 
+def pointers(data: Data) -> tuple[Pointer, ...]:
+    """Images and labels whose content was not fetched."""
+    root = scenes.absolute(data.root)
+    patterns = [p for p in (data.images, *(data.bands_apart or {}).values(), data.labels) if p]
+    found = (p for pattern in patterns for p in unfetched(pairing.of_any(pattern).rstrip("/"), root))
+    return tuple({p.path: p for p in found}.values())
+
+
 def patch(entry: Entry, window: Window, classes: Classes, data: Data) -> Patch:
     """Pixels and mask of a window. Label values without a class, and labels that cannot be read, are IGNORE here: what
     is wrong with them, `tally` says.
@@ -120,7 +130,7 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
         part = (*entry.origin, entry.grid.height, entry.grid.width)
         seen = labels.look(found, entry.info, classes, data, part=part)
         if not seen.problems:
-            return Tally(seen.class_counts, warnings=seen.warnings)
+            return Tally(seen.class_counts, warnings=seen.warnings, label=seen)
     counts, strangers = np.zeros(len(classes), np.int64), Counter[str]()
     for window in windows:
         mask, unknown, _ = labels.encode(scene(entry), window, classes, data)
@@ -171,6 +181,15 @@ def stamp(entry: Entry, data: Data) -> str:
         DataError: it cannot be read.
     """
     return f"{rasters.probe(entry.image, reading=data.reading)} {entry.origin} {entry.size}"
+
+
+def alpha(entry: Entry, data: Data) -> AlphaValues | None:
+    """What the band that a file tags as alpha holds in some blocks; None without one.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return None if entry.info is None else oddities.alpha_values(entry.image, entry.info, data.reading)
 
 
 def valid_at(entry: Entry, place: tuple[int, int], data: Data) -> bool:
@@ -235,11 +254,10 @@ def scene(entry: Entry) -> Scene:
     )
 
 
-def overlaps(of: Sequence[Entry], stamps: Mapping[str, str]) -> list[dividing.Overlap]:
-    """Scenes of different splits that share ground or all of their content."""
-    return dividing.overlaps(
-        [replace(scene(e), stamp=stamps.get(e.id, "")) for e in of if e.info is not None and e.split]
-    )
+def overlaps(of: Sequence[Entry], stamps: Mapping[str, str], *, within: bool = False) -> list[dividing.Overlap]:
+    """Scenes of different splits that share ground or all of their content; those of one split, too, if asked for."""
+    known = [replace(scene(e), stamp=stamps.get(e.id, "")) for e in of if e.info is not None and e.split]
+    return dividing.overlaps([replace(s, split=s.id) if within else s for s in known])
 
 
 def slices(entry: Entry) -> int:

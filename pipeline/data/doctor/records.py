@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.doctor.copies import Marks
+from pipeline.data.doctor.sentinels import Extreme, Rim
 from pipeline.data.grids import Grid, RasterInfo
+from pipeline.data.indexing.oddities import AlphaValues
+from pipeline.data.labels import LabelLook
 from pipeline.data.windows import Window
 
 AUDIT_VERSION: Final = 1
@@ -123,7 +126,12 @@ class Sample:
         ids: [n] their classes, and IGNORE.
         saturated: share of the valid pixels at the end of the dtype's range, per band.
         blank: share of the valid pixels that are 0 in all bands, in flat areas.
+        labelled: [K, 2] labelled pixels of each class that were read, and those of them whose image is valid.
+        extremes: values at the ends of each band's range that may stand for not measured.
+        alpha: what the band that is tagged alpha holds in some blocks; None without one.
+        rim: the flat border of a scene that was read whole.
         shifts: per half of the windows, the correlation surface of label edges with image edges, and its weight.
+        explained: variance of the image that classes explain, for each shift of the label, and its weight.
         marks: content that can be recognised, of scenes that were read whole.
         thumbnail: None where there is none.
         problem: why reading stopped; empty if nothing was wrong.
@@ -137,7 +145,12 @@ class Sample:
     ids: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
     saturated: tuple[float, ...] = ()
     blank: float = 0.0
+    labelled: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64), repr=False)
+    extremes: tuple[Extreme, ...] = field(default=(), repr=False)
+    rim: Rim | None = None
+    alpha: AlphaValues | None = None
     shifts: tuple[tuple[NDArray[np.float64], float], ...] = field(default=(), repr=False)
+    explained: tuple[NDArray[np.float64], float] | None = field(default=None, repr=False)
     marks: Marks = field(default_factory=Marks.none, repr=False)
     thumbnail: Thumbnail | None = field(default=None, repr=False)
     problem: tuple[str, str] | None = None
@@ -154,13 +167,15 @@ class Sample:
 class Tally:
     """Labelled pixels of one scene: per class, and per value that no class claims.
 
-    `whole` is False where only some windows of the label were read. `warnings` are sentences worth a look.
+    `whole` is False where only some windows of the label were read. `label` is all that the label says, where it could
+    be read whole; `warnings` are sentences worth a look.
     """
 
     counts: tuple[int, ...]
     strangers: Counter[str] = field(default_factory=Counter)
     whole: bool = True
     warnings: tuple[str, ...] = ()
+    label: LabelLook = field(default_factory=LabelLook)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.doctor import copies, look, signals
+from pipeline.data.doctor import copies, look, sentinels, signals
 from pipeline.data.doctor import plan as planning
 from pipeline.data.doctor.copies import Marks
 from pipeline.data.doctor.plan import Plan
 from pipeline.data.doctor.records import Entry, Patch, Sample, Thumbnail
+from pipeline.data.doctor.sentinels import Rim
 from pipeline.data.doctor.signals import Surface
 from pipeline.data.windows import Window
 from pipeline.errors import PipelineError
@@ -38,6 +39,7 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
         return Sample(entry.id, problem=look.told(error))
     values, ids = _some_pixels(patches, _quota(plan, patches))
     num_valid = sum(int(p.valid.sum()) for p in patches)
+    shifts, explained = _shifts(entry, patches, plan)
     return Sample(
         id=entry.id,
         num_pixels=sum(p.valid.size for p in patches),
@@ -46,7 +48,12 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
         values=values,
         ids=ids,
         blank=sum(_blank(p) for p in patches) / max(num_valid, 1),
-        shifts=_shifts(entry, patches, plan),
+        labelled=_labelled(patches, len(classes)),
+        extremes=sentinels.extremes([(p.pixels, p.valid) for p in patches]),
+        rim=_rim(entry, patches, plan),
+        alpha=look.alpha(entry, data),
+        shifts=shifts,
+        explained=explained,
         marks=found,
         thumbnail=small,
     )
@@ -57,6 +64,13 @@ def picture(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:
     if thumbnail is None or not thumbnail.whole:
         return None
     return copies.look(thumbnail.pixels, thumbnail.valid)
+
+
+def detail(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:
+    """The fine detail of a thumbnail of a whole scene, by which crops are found; None of others."""
+    if thumbnail is None or not thumbnail.whole:
+        return None
+    return copies.detail(thumbnail.pixels, thumbnail.valid)
 
 
 def _read(entry: Entry, plan: Plan, classes: Classes, data: Data) -> tuple[list[Patch], Thumbnail | None, Marks]:
@@ -98,6 +112,28 @@ def _some_pixels(patches: Sequence[Patch], quota: int) -> tuple[NDArray[Any], ND
     return np.concatenate(values, axis=1), np.concatenate(ids)
 
 
+def _labelled(patches: Sequence[Patch], num_classes: int) -> NDArray[np.int64]:
+    """Labelled pixels per class [K, 2]: all, and those whose image is valid."""
+    out = np.zeros((num_classes, 2), np.int64)
+    for patch in patches:
+        for column, ids in enumerate((patch.mask.ravel(), patch.mask[patch.valid])):
+            out[:, column] += np.bincount(ids, minlength=IGNORE + 1)[:num_classes]
+    return out
+
+
+def _rim(entry: Entry, patches: Sequence[Patch], plan: Plan) -> Rim | None:
+    """Of a scene whose windows cover it."""
+    if planning.whole(entry, plan) is None or entry.size is not None:
+        return None
+    shape = (entry.grid.height, entry.grid.width)
+    pixels, valid = np.zeros((len(patches[0].pixels), *shape), patches[0].pixels.dtype), np.zeros(shape, np.bool_)
+    for patch in patches:
+        row, col, height, width = patch.window[:4]
+        pixels[:, row : row + height, col : col + width] = patch.pixels
+        valid[row : row + height, col : col + width] = patch.valid
+    return sentinels.rim(pixels, valid)
+
+
 def _blank(patch: Patch) -> int:
     """Valid pixels amid a flat area of zeros in all bands."""
     zero = ((patch.pixels == 0).all(axis=0) & patch.valid).astype(np.uint8)
@@ -105,16 +141,18 @@ def _blank(patch: Patch) -> int:
     return int(cv2.morphologyEx(zero, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).sum())
 
 
-def _shifts(entry: Entry, patches: Sequence[Patch], plan: Plan) -> tuple[Surface, ...]:
-    """The evidence for a shift, in two halves that share no pixel."""
+def _shifts(entry: Entry, patches: Sequence[Patch], plan: Plan) -> tuple[tuple[Surface, ...], Surface | None]:
+    """The evidence for a shift: from edges, in two halves that share no pixel, and from the classes' variance."""
     if entry.label is None:
-        return ()
+        return (), None
     most = max(4, _SHIFT_WINDOWS // max(1, len(plan.chosen)))
-    surfaces = [s for p in patches[:most] for part in _parts(p, len(patches)) if (s := signals.surface(*part))]
-    if len(surfaces) < 2:
-        return ()
+    parts = [part for p in patches[:most] for part in _parts(p, len(patches))]
+    told = [(edges, signals.explained(*part)) for part in parts if (edges := signals.surface(*part))]
+    if len(told) < 2:
+        return (), None
+    surfaces = [edges for edges, _ in told]
     turn = zlib.crc32(entry.id.encode()) % 2  # so that sums over scenes are balanced, too
-    return signals.add(surfaces[turn::2]), signals.add(surfaces[1 - turn :: 2])
+    return (signals.add(surfaces[turn::2]), signals.add(surfaces[1 - turn :: 2])), signals.add(v for _, v in told)
 
 
 def _parts(patch: Patch, num_patches: int) -> list[tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]]:

@@ -19,6 +19,9 @@ FEW: Final = 32
 """A band with so few values may be a map of classes."""
 
 _LEVELS: Final = 256
+_USUAL: Final = 0.95
+_CODES: Final = 4
+_GAPS: Final = 0.5
 _MIN_PIXELS: Final = 500
 _MIN_OF_CLASS: Final = 20
 _NORMAL: Final = 0.6745  # a normal distribution's median absolute deviation, in standard deviations
@@ -54,18 +57,42 @@ def band_rows(values_of: Mapping[str, Sequence[NDArray[Any]]], names: Sequence[s
 
 
 @dataclass(frozen=True)
-class Told:
-    """How well one band alone tells the classes: mean recall over the classes, in pixels that were not learnt from."""
+class BandRule:
+    """How well one band alone tells the classes, by a rule from its value to a class, in pixels it was not made from.
+
+    Attributes:
+        band: position of the band, from 0.
+        accuracy: share of the pixels that get their class.
+        majority: share of the most frequent class: what a rule that ignores the band reaches.
+        iou: mean intersection over union of the classes.
+        num_values: values that 95 % of the pixels hold.
+        num_classes: classes that were judged.
+        stepped: whether the values are codes and not grades of intensity: they are at most four, or have gaps, or the
+            class changes often from one to the next.
+    """
 
     band: int
-    recall: float
+    accuracy: float
+    majority: float
+    iou: float
     num_values: int
+    num_classes: int
+    stepped: bool = False
+
+    @property
+    def gain(self) -> float:
+        """How far the mean IoU lies above that of the most frequent class everywhere: 0 not at all, 1 as far as it can.
+
+        IoU and not accuracy, which is high for any rule where one class is nearly everywhere.
+        """
+        usual = self.majority / self.num_classes
+        return (self.iou - usual) / (1 - usual)
 
 
-def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]) -> list[Told]:
+def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]) -> list[BandRule]:
     """For each band a rule value -> class, made from half of the scenes and tried on the other half.
 
-    The rule is the class that is likeliest at the value if all were equally frequent, so that rare ones count.
+    The rule is the class that is most frequent at the value.
 
     Args:
         values: sampled pixels [C, n] of each scene.
@@ -85,13 +112,52 @@ def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.ui
         return []
     out = []
     for band in range(learnt[0].shape[0]):
-        edges = np.unique(np.quantile(learnt[0][band], np.linspace(0, 1, _LEVELS + 1)[1:-1], method="nearest"))
-        table = np.stack([_histogram(learnt[0][band][learnt[1] == k], edges) for k in classes])
+        edges = _levels(learnt[0][band])
+        table = np.stack([_counts(learnt[0][band][learnt[1] == k], edges) for k in classes])
         rule = table.argmax(axis=0)
+        rule[table.sum(axis=0) == 0] = table.sum(axis=1).argmax()
         level = np.searchsorted(edges, tried[0][band], side="right")
-        hits = [float((rule[level[tried[1] == k]] == n).mean()) for n, k in enumerate(classes)]
-        out.append(Told(band, sum(hits) / len(hits), len(np.unique(learnt[0][band]))))
+        confusion = np.stack([np.bincount(rule[level[tried[1] == k]], minlength=len(classes)) for k in classes])
+        right = confusion.diagonal()
+        usual = _usual_values(learnt[0][band])
+        union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
+        out.append(
+            BandRule(
+                band,
+                accuracy=float(right.sum() / confusion.sum()),
+                majority=float(confusion.sum(axis=1).max() / confusion.sum()),
+                iou=float((right / np.maximum(union, 1)).mean()),
+                num_values=len(usual),
+                num_classes=len(classes),
+                stepped=_stepped(usual, rule[np.searchsorted(edges, usual, side="right")]),
+            )
+        )
     return out
+
+
+def _levels(values: NDArray[Any]) -> NDArray[Any]:
+    """Where one level of a band's values ends and the next begins: each value alone where there are few."""
+    distinct = np.unique(values)
+    if len(distinct) <= _LEVELS:
+        return distinct[1:]
+    return np.unique(np.quantile(values, np.linspace(0, 1, _LEVELS + 1)[1:-1], method="nearest"))
+
+
+def _usual_values(values: NDArray[Any]) -> NDArray[Any]:
+    """The fewest distinct values that 95 % of the pixels [n] hold, sorted."""
+    distinct, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    number = int(np.searchsorted(counts[order].cumsum(), _USUAL * values.size)) + 1
+    return np.sort(distinct[order[:number]])
+
+
+def _stepped(values: NDArray[Any], classes: NDArray[np.int64]) -> bool:
+    """Whether sorted values with these classes are codes: a dark band of few grades has neither gaps nor many steps."""
+    if len(values) <= _CODES:
+        return True
+    steps = np.diff(values.astype(np.float64))
+    gaps = values.dtype.kind in "iu" and bool((steps > 1).mean() > _GAPS)
+    return gaps or int((np.diff(classes) != 0).sum()) >= len(values) / 3
 
 
 def apart(medians: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,7 +207,5 @@ def _halves(
     return first, second
 
 
-def _histogram(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:
-    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-    shares: NDArray[np.float64] = counts / max(1, counts.sum())
-    return shares
+def _counts(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.int64]:
+    return np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)

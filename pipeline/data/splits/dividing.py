@@ -47,6 +47,8 @@ def assign(ids: Sequence[str], data: Data, kept: Mapping[str, str] | None = None
     if isinstance(section, BlocksSplit):
         raise TypeError("blocks divide scenes by their grids; use divide()")
     groups = {i: i for i in ids} if section.group is None else _groups(ids, section.group)
+    if section.groups is not None:
+        groups |= _listed_groups(ids, data.root, section.groups)
     names = sorted(set(groups.values()))
     if isinstance(section, FoldsSplit):
         split_of = shares.by_fold(names, section)
@@ -160,6 +162,32 @@ def _read_table(uri: str, section: TableSplit) -> dict[str, tuple[str, str]]:
                 f"{uri}, line {reader.line_num}: {i} is there twice, differently", "keep one of the rows"
             )
     return rows
+
+
+def _listed_groups(ids: Sequence[str], root: str, path: str) -> dict[str, str]:
+    """Groups that a table names, of those scenes that are in it."""
+    uri = store.join(root, path)
+    try:
+        text = store.read_bytes(uri).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"the table of groups {uri} does not exist", "correct data.split.groups") from None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{uri} is not a CSV file in UTF-8 ({error.reason})", "save it as UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    columns = [name.strip() for name in reader.fieldnames or ()]
+    if not {"id", "group"} <= set(columns):
+        raise ManifestError(
+            f"{uri}: the columns id and group are needed; it has {', '.join(columns) or 'nothing'}",
+            "add a header line id,group",
+        )
+    reader.fieldnames = columns
+    wanted, found = set(ids), dict[str, str]()
+    for row in reader:
+        i, group = ((row[key] or "").strip() for key in ("id", "group"))
+        if i in wanted and (not group or found.setdefault(i, group) != group):
+            problem = "has no group" if not group else "is there twice, differently"
+            raise ManifestError(f"{uri}, line {reader.line_num}: {i} {problem}", "give every scene one group")
+    return found
 
 
 def _header(section: TableSplit) -> str:

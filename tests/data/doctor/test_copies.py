@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import doctor_worlds as made
 from pipeline.data.doctor import copies
 
 
@@ -70,7 +71,7 @@ def test_a_copy_of_other_size_brightness_and_compression_looks_alike() -> None:
     darker = (base * 0.6).astype(np.uint8)
     looks = {"base": picture(base), "smaller": picture(smaller), "lossy": picture(lossy), "darker": picture(darker)}
     looks |= {f"other{seed}": picture(texture(seed)) for seed in range(10, 40)}
-    pairs = {frozenset((p.first, p.second)) for p in copies.alike(looks)}
+    pairs = {frozenset((p.first, p.second)) for p in copies.alike(looks).pairs}
     assert len(pairs) == 6 and all("other" not in name for pair in pairs for name in pair)
 
 
@@ -85,9 +86,38 @@ def test_flat_and_invalid_pictures_are_not_compared() -> None:
     flat = np.full((1, 50, 50), 9, np.uint8)
     assert copies.look(flat, np.ones((50, 50), bool)) is None
     assert copies.look(texture(0), np.zeros((300, 300), bool)) is None
-    assert copies.alike({}) == []
+    assert copies.alike({}).pairs == ()
 
 
 def test_pairs_are_listed_once() -> None:
     first, second = copies.Pair("a", "b", "equal files"), copies.Pair("b", "a", "equal pixels")
     assert copies.merged([[first], [second]]) == [first]
+
+
+def jpeg(pixels: np.ndarray) -> np.ndarray:
+    _, stored = cv2.imencode(".jpg", np.moveaxis(pixels, 0, -1), [cv2.IMWRITE_JPEG_QUALITY, 50])
+    return np.moveaxis(cv2.imdecode(stored, cv2.IMREAD_COLOR), -1, 0)
+
+
+def alike(views: dict[str, np.ndarray]) -> copies.Alike:
+    looks = {i: picture(pixels) for i, pixels in views.items()}
+    small = {
+        i: np.stack([cv2.resize(b, (144, 144), interpolation=cv2.INTER_AREA) for b in p]) for i, p in views.items()
+    }
+    return copies.alike(looks, {i: copies.detail(p, np.ones(p.shape[1:], bool)) for i, p in small.items()})
+
+
+def test_scenes_of_one_view_are_no_copies_and_true_copies_among_them_are_found() -> None:
+    views = {f"r{n:02}": made.as_bytes(made.retinas(n)[0]) for n in range(20)}
+    found = alike(views)
+    assert found.pairs == () and not found.telling and found.num_pairs == 190
+    views["jpeg"] = jpeg(views["r03"])
+    views["dark"] = (views["r07"] * 0.7 + 10).astype(np.uint8)
+    views["crop"] = views["r11"][:, 2:-3, 3:-2]
+    found = alike(views)
+    assert {(p.first, p.second) for p in found.pairs} == {("jpeg", "r03"), ("dark", "r07"), ("crop", "r11")}
+
+
+def test_different_scenes_are_told_apart_by_their_pictures() -> None:
+    found = copies.alike({str(n): picture(made.as_bytes(made.buildings(n)[0])) for n in range(30)})
+    assert found.pairs == () and found.telling

@@ -21,8 +21,20 @@ def test_a_band_made_from_the_label_tells_it() -> None:
     values, ids = scenes(0)
     leaking = [np.concatenate([v, (k * 30 % 251)[None]]) for v, k in zip(values, ids, strict=True)]
     told = spread.told_by_one_band(leaking, ids)
-    assert told[2].recall > 0.99 and told[2].num_values <= 3
-    assert all(0.25 < t.recall < 0.6 for t in told[:2]), "an ordinary band tells something, not all"
+    assert told[2].accuracy > 0.99 and told[2].iou > 0.99 and told[2].gain > 0.9 and told[2].num_values <= 3
+    assert told[2].majority == pytest.approx(0.8 / 0.91, abs=0.01)
+    assert all(t.gain < 0.1 and t.iou < 0.5 and t.num_values > 32 for t in told[:2]), "an ordinary band tells little"
+
+
+def test_a_class_map_with_errors_is_far_better_than_the_most_frequent_class() -> None:
+    rng = np.random.default_rng(5)
+    ids = [(rng.random(20_000) < 0.3).astype(np.uint8) for _ in range(4)]
+    maps = [np.where(rng.random(k.shape) < 0.88, k, 1 - k)[None] * 80 for k in ids]
+    (rule,) = spread.told_by_one_band(maps, ids)
+    assert rule.accuracy == pytest.approx(0.88, abs=0.01) and rule.majority == pytest.approx(0.7, abs=0.01)
+    both = 0.3 * 0.88 / (0.3 + 0.7 * 0.12), 0.7 * 0.88 / (0.7 + 0.3 * 0.12)
+    assert rule.iou == pytest.approx(sum(both) / 2, abs=0.01)
+    assert rule.gain == pytest.approx((rule.iou - 0.35) / 0.65, abs=0.02)
 
 
 def test_a_rule_is_tried_where_it_was_not_made() -> None:
@@ -30,7 +42,7 @@ def test_a_rule_is_tried_where_it_was_not_made() -> None:
     rng = np.random.default_rng(1)
     ids = [rng.integers(0, 2, 4000).astype(np.uint8) for _ in range(2)]
     values = [np.stack([ids[0] * 100.0]), np.stack([100.0 - ids[1] * 100.0])]
-    assert spread.told_by_one_band(values, ids)[0].recall < 0.1
+    assert spread.told_by_one_band(values, ids)[0].accuracy < 0.1
 
 
 def test_a_single_scene_is_divided() -> None:
