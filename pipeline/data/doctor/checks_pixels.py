@@ -109,7 +109,7 @@ def _undeclared(seen: Evidence) -> Iterator[Finding]:
             "Values that stand for not measured spoil the statistics that bands are normalised by, and the network "
             "learns from places that were not measured.",
             "if it means not measured, say so" + (_or_left_out(positions, seen) if only else ""),
-            f"data:\n  nodata: {value}",
+            f"data:\n  nodata: {value}" + ("\n  reading: {nodata_rule: any}" if only else ""),
             ids,
             rank=12,
         )
