@@ -81,13 +81,13 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
             f.id: labels.remembered(f.label, looks[f.id].class_counts, classes, data) for f in found if f.id in known
         }
     problems += labels.contradictions(seen_labels, {f.id: looks[f.id].class_counts for f in found}, classes)
-    if problems:
-        raise inspection.all_of(problems)
     headers = {i: info for i, info in infos.items() if i not in known}
     said = (*bands.warnings, *oddities.warnings({i: looks[i].odd for i in infos}, headers, data))
     for warning in (*said, labels.declared_nodata(seen_labels, classes, planes=data.task == "multilabel")):
-        if warning:
+        if warning:  # before any error, which it may explain
             logger.warning("%s", warning)
+    if problems:
+        raise inspection.all_of(problems)
     files = {f.id: f for f in found}
     grids = {i: info.grid for i, info in infos.items()}
     parts = dividing.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]

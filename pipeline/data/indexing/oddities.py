@@ -22,7 +22,7 @@ from pipeline.recipe import Data
 from pipeline.recipe.data import Reading
 
 _MANY_VALUES: Final = 8
-_MUCH: Final = 0.3
+_MUCH: Final = 0.5
 _APART: Final = 1.0
 _PAGE: Final = ", page 1 of "
 
