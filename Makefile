@@ -10,6 +10,9 @@ unexport PYTHONDONTWRITEBYTECODE
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
+# Two processes, of which one has all the tests that need Ray.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: setup demo test test-slow lint bench k8s-check clean
 
 setup: $(STAMP)
@@ -24,7 +27,7 @@ demo: setup
 	$(BIN)/python -m jobs.demo demo
 
 test: setup lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

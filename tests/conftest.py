@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.update(
@@ -34,3 +35,14 @@ pytest_plugins = ["tests.bad_line", "tests.ray_cluster", "tests.servers"]
 # No test is timed: a busy machine may take as long as it needs over an example.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n 2`: tests of one file share a process, and all that need Ray share one process and one cluster.
+
+    Those with Ray come first, since they take longest.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.nodeid.partition("::")[0]))
