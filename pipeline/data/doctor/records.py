@@ -276,7 +276,7 @@ class Audit:
 
     def text(self) -> str:
         """For a terminal: what was found, and where the page is."""
-        lines = [f"{f.severity:<7}  {f.what}\n         -> {f.fix}" for f in self.findings]
+        lines = [_as_text(finding) for finding in self.findings]
         verdict = "training would be wrong" if self.wrong else "nothing stands against training"
         return "\n".join([*lines, f"{verdict}: {store.join(self.uri, HTML_NAME)}"])
 
@@ -301,3 +301,9 @@ def counted(number: int, noun: str) -> str:
     """A number and its noun: 1 scene, 2 scenes, 1,000 classes."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{ending}"
+
+
+def _as_text(finding: Finding) -> str:
+    """What was seen, what to do, and the command or the lines of the recipe."""
+    below = [f"-> {finding.fix}", *(f"   {line}" for line in finding.command.splitlines())]
+    return "\n".join([f"{finding.severity:<7}  {finding.what}", *(f"{'':<9}{line}" for line in below)])

@@ -38,6 +38,7 @@ def test_a_value_in_one_band_is_told_with_number_scenes_share_and_line(tmp_path:
     assert "-9999 is in band band_3 of 1 scene of 12 (s05)" in finding.what and "9.9%" in finding.what
     assert finding.command == "data:\n  nodata: -9999\n  reading: {nodata_rule: any}"
     assert "{bands: [1, 2, 4]}" in finding.fix
+    assert "nodata: -9999" in found.text()
     changed = {"data.nodata": -9999, "data.reading.nodata_rule": "any"}
     assert "undeclared_nodata" not in kinds(checked(tmp_path, **changed))
 
