@@ -320,7 +320,7 @@ def _pooled(seen: Evidence, split: str, group: str | None) -> list[int]:
 
 
 def _shifted(seen: Evidence) -> Iterator[Finding]:
-    """A shift that most scenes of the set, or of a group, show is told with what to do; others are worth a look."""
+    """A shift that most scenes of the set, or of a group, show is reported with what to do; others are worth a look."""
     evidence = {e.id: (s.shifts, s.explained) for e, s in seen.usable if len(s.shifts) == 2 and s.explained is not None}
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for entry, _ in seen.usable:

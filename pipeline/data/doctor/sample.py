@@ -147,12 +147,12 @@ def _shifts(entry: Entry, patches: Sequence[Patch], plan: Plan) -> tuple[tuple[S
         return (), None
     most = max(4, _SHIFT_WINDOWS // max(1, len(plan.chosen)))
     parts = [part for p in patches[:most] for part in _parts(p, len(patches))]
-    told = [(edges, signals.explained(*part)) for part in parts if (edges := signals.surface(*part))]
-    if len(told) < 2:
+    judged = [(edges, signals.explained(*part)) for part in parts if (edges := signals.surface(*part))]
+    if len(judged) < 2:
         return (), None
-    surfaces = [edges for edges, _ in told]
+    surfaces = [edges for edges, _ in judged]
     turn = zlib.crc32(entry.id.encode()) % 2  # so that sums over scenes are balanced, too
-    return (signals.add(surfaces[turn::2]), signals.add(surfaces[1 - turn :: 2])), signals.add(v for _, v in told)
+    return (signals.add(surfaces[turn::2]), signals.add(surfaces[1 - turn :: 2])), signals.add(v for _, v in judged)
 
 
 def _parts(patch: Patch, num_patches: int) -> list[tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]]:

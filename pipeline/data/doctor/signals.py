@@ -148,15 +148,15 @@ def agreed(scenes: Sequence[tuple[Sequence[Surface], Surface]]) -> tuple[Shift, 
     Args:
         scenes: of each, the two halves of `surface`, and `explained`.
     """
-    told = [(add(halves), variance) for halves, variance in scenes if add(halves)[1] >= 2 * _MIN_EDGE_PIXELS]
-    if len(told) < _MIN_SCENES:
+    judged = [(add(halves), variance) for halves, variance in scenes if add(halves)[1] >= 2 * _MIN_EDGE_PIXELS]
+    if len(judged) < _MIN_SCENES:
         return None
     shift = suspect([add(halves[k] for halves, _ in scenes) for k in (0, 1)])
     if shift is None:
         return None
-    alike = sum(math.dist((shift.rows, shift.cols), _peak(edges[0])) <= _AGREEMENT_PIXELS for edges, _ in told)
-    better = sum(explains(variance, shift) for _, variance in told)
-    return (shift, alike) if min(alike, better) >= _MIN_AGREEING * len(told) else None
+    alike = sum(math.dist((shift.rows, shift.cols), _peak(edges[0])) <= _AGREEMENT_PIXELS for edges, _ in judged)
+    better = sum(explains(variance, shift) for _, variance in judged)
+    return (shift, alike) if min(alike, better) >= _MIN_AGREEING * len(judged) else None
 
 
 def explains(variance: Surface, shift: Shift) -> bool:

@@ -22,7 +22,7 @@ def contradictions(
         classes: what the values mean.
     """
     found = [*_never_valid(looks, class_counts, classes), *_different_palettes(looks)]
-    return found or _all_elsewhere(looks, len(class_counts))
+    return found or _all_missed(looks, len(class_counts))
 
 
 def declared_nodata(looks: Mapping[str, LabelLook], classes: Classes, *, planes: bool = False) -> str:
@@ -77,9 +77,9 @@ def _never_valid(
     return problems
 
 
-def _all_elsewhere(looks: Mapping[str, LabelLook], num_scenes: int) -> list[DataError]:
+def _all_missed(looks: Mapping[str, LabelLook], num_scenes: int) -> list[DataError]:
     """What is wrong if no shape of any vector file touches its scene, though the files have shapes."""
-    missed = {i: seen.elsewhere for i, seen in sorted(looks.items()) if seen.elsewhere}
+    missed = {i: seen.missed for i, seen in sorted(looks.items()) if seen.missed}
     if not missed or len(missed) < num_scenes:
         return []
     scene, where = next(iter(missed.items()))

@@ -39,7 +39,7 @@ class LabelLook:
             repaired; shapes without a geometry in the whole file.
         claimed: values that the file declares nodata or transparent and a class claims, and how many pixels have them.
         palette: indices that are read as numbers and their colours in the file's palette, as far as they occur.
-        elsewhere: where the shapes of a vector file lie, if all of them miss the scene.
+        missed: where the shapes of a vector file lie, if all of them miss the scene.
         problems: all that makes the label unusable.
         warnings: what is worth a look, as sentences.
     """
@@ -54,7 +54,7 @@ class LabelLook:
     num_empty: int = 0
     claimed: tuple[tuple[int | str, int], ...] = ()
     palette: tuple[tuple[int, str], ...] = ()
-    elsewhere: str = ""
+    missed: str = ""
     problems: tuple[DataError, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -281,7 +281,7 @@ def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelL
         num_empty=drawn.num_empty if drawn is not None else 0,
         claimed=tuple(sorted(counted.claimed.items())),
         palette=tuple(sorted(counted.palette.items())),
-        elsewhere=drawn.elsewhere if drawn is not None else "",
+        missed=drawn.missed if drawn is not None else "",
         warnings=tuple(warnings),
     )
 
@@ -290,7 +290,7 @@ def _about(drawn: Shapes, scene: Scene) -> list[str]:
     """What is worth a look about the shapes of a scene."""
     warnings = []
     if drawn.num_shapes == 0:
-        where = f": the file has {drawn.elsewhere}" if drawn.elsewhere else ""
+        where = f": the file has {drawn.missed}" if drawn.missed else ""
         warnings.append(f"scene {scene.id}: no shape of {scene.label} touches it{where}")
     elif scene.crs is None and drawn.largest < 1:
         warnings.append(

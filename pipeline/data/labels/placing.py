@@ -84,7 +84,7 @@ def place(
     return _touching(table, who, pixels, grid)
 
 
-def elsewhere(table: Table, grid: Grid) -> str:
+def missed(table: Table, grid: Grid) -> str:
     """Where the shapes of a file lie that all miss a scene, and where that lies; empty of a file without shapes."""
     if not len(table.geometry):
         return ""

@@ -16,7 +16,7 @@ from pipeline.data.classes import IGNORE, UNKNOWN, Classes
 from pipeline.data.grids import Grid
 from pipeline.data.labels.levels import Scale
 from pipeline.data.labels.nested import Value
-from pipeline.data.labels.placing import Placed, elsewhere, parts_of, place
+from pipeline.data.labels.placing import Placed, missed, parts_of, place
 from pipeline.errors import LabelError
 from pipeline.recipe import Data
 
@@ -38,7 +38,7 @@ class Shapes:
         num_shapes, num_repaired: in the scene.
         num_empty: in the whole file, since they lie nowhere.
         tree: where the geometries lie.
-        elsewhere: where the file's shapes lie and where the scene does, if it has shapes that all miss the scene.
+        missed: where the file's shapes lie and where the scene does, if it has shapes that all miss the scene.
     """
 
     geometry: NDArray[np.object_]
@@ -48,7 +48,7 @@ class Shapes:
     num_repaired: int
     num_empty: int
     tree: shapely.STRtree
-    elsewhere: str = ""
+    missed: str = ""
 
     @property
     def largest(self) -> float:
@@ -113,7 +113,7 @@ def _shapes(
         num_repaired=int(placed.table.repaired[who].sum()),
         num_empty=placed.table.num_empty,
         tree=shapely.STRtree(array),
-        elsewhere="" if len(who) else elsewhere(placed.table, grid),
+        missed="" if len(who) else missed(placed.table, grid),
     )
 
 
