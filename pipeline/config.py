@@ -11,13 +11,16 @@ from __future__ import annotations
 import base64
 import difflib
 import hashlib
+import itertools
 import json
+import re
+import stat
 import types
 import typing
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -27,6 +30,25 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import RecipeError
 
 INLINE_PREFIX = "inline:"
+
+_MAX_BYTES: Final = 4 << 20
+"""Of a recipe file, and of an inline recipe when it is unpacked: a hundred times what people write."""
+_MAX_NODES: Final = 100_000
+"""Values of a recipe with its aliases written out."""
+_MAX_DEPTH: Final = 100
+_MAX_BITS: Final = 64
+_COLOR_COMMENT: Final = re.compile(r"[^#]*(?:[:,-]\s+|\[\s*)(#[0-9a-fA-F]{6})\b")
+_QUOTED: Final = {
+    "*": "an alias",
+    "&": "an anchor",
+    "{": "a mapping",
+    "[": "a list",
+    "@": "a reserved sign",
+    "`": "a reserved sign",
+    "%": "a directive",
+    "!": "a tag",
+}
+"""What YAML takes a value for that begins with this sign and is not quoted."""
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -128,27 +150,25 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _read_inline(text: str) -> dict[str, Any]:
     try:
+        unpacking = zlib.decompressobj()
         packed = base64.urlsafe_b64decode(text.removeprefix(INLINE_PREFIX))
-        tree: dict[str, Any] = json.loads(zlib.decompress(packed))
-    except (ValueError, zlib.error):
+        plain = unpacking.decompress(packed, _MAX_BYTES)
+        tree = json.loads(plain) if unpacking.eof else None
+        _check_tree(tree)
+    except (ValueError, zlib.error, RecursionError):
+        tree = None
+    if not isinstance(tree, dict):
         raise RecipeError("the inline recipe is damaged", "submit the job again") from None
     return tree
 
 
 def _read(path: Path, origins: Origins, chain: tuple[Path, ...]) -> dict[str, Any]:
     path = path.expanduser()
-    if path.resolve() in chain:
+    text = _text(path)
+    resolved = path.resolve()
+    if resolved in chain:
         raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in chain)}")
-    try:
-        loaded = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a recipe file"
-        raise RecipeError(f"{path}: no such file", hint) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read ({error})") from None
-    except YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML\n  {str(error).strip()}") from None
+    loaded = _parsed(text, str(path))
     if loaded is None:
         loaded = CommentedMap()
     if not isinstance(loaded, CommentedMap):
@@ -158,13 +178,112 @@ def _read(path: Path, origins: Origins, chain: tuple[Path, ...]) -> dict[str, An
     bases = own.pop("extends", [])
     if isinstance(bases, str):
         bases = [bases]
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise RecipeError(
+            f"{path}:{lines.get('extends', 1)}: extends: {bases!r} names no recipe", "extends: base.yaml, or a list"
+        )
     tree: dict[str, Any] = {}
     for base in bases:
-        tree = _merge(tree, _read(path.parent / base, origins, (*chain, path.resolve())), origins)
+        tree = _merge(tree, _read(path.parent / base, origins, (*chain, resolved)), origins)
     merged: dict[str, Any] = _merge(tree, own, origins)
     for leaf, _ in leaves(own):
         origins[leaf] = f"{path}:{lines.get(leaf, 1)}"
     return merged
+
+
+def _text(path: Path) -> str:
+    """The content of a recipe file.
+
+    Raises:
+        RecipeError: it is missing, is no regular file (of which reading may never end), too large, or no UTF-8.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise RecipeError(f"{path}: it is {kind}", "give the path of a recipe file")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a recipe file"
+        raise RecipeError(f"{path}: no such file", hint) from None
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise RecipeError(f"{str(path)[:300]!r}: cannot be read ({error})") from None
+    if len(content) > _MAX_BYTES:
+        raise RecipeError(f"{path}: more than {_MAX_BYTES >> 20} MiB", "a recipe is a few kilobytes; is this one?")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{path}:{line}: not UTF-8 ({error.reason})", "save it as UTF-8") from None
+
+
+def _parsed(text: str, where: str) -> Any:
+    """YAML as the library's own types, bounded.
+
+    Raises:
+        RecipeError: it is no YAML, nested too deeply, or larger than any recipe when its aliases are written out.
+    """
+    if _brackets(text) > _MAX_DEPTH:  # the parser takes seconds over thousands
+        raise RecipeError(f"{where}: nested more than {_MAX_DEPTH} levels deep")
+    for number, line in enumerate(text.splitlines(), 1):
+        if color := _COLOR_COMMENT.match(line):
+            raise RecipeError(f"{where}:{number}: {color[1]} is a comment in YAML", f'quote it: "{color[1]}"')
+    try:
+        loaded = YAML(typ="rt", pure=True).load(text)
+        _check_tree(loaded)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error.message}", error.hint) from None
+    except YAMLError as error:
+        raise RecipeError(f"{where}: not valid YAML\n  {str(error).strip()}", _unquoted(text, error)) from None
+    except RecursionError:
+        raise RecipeError(f"{where}: nested more than {_MAX_DEPTH} levels deep") from None
+    except ValueError as error:  # an integer of thousands of digits, a date that does not exist
+        raise RecipeError(f"{where}: {error}") from None
+    return loaded
+
+
+def _brackets(text: str) -> int:
+    """How deep brackets lie in each other, those in quotes included."""
+    depths = itertools.accumulate((1 if sign in "[{" else -1) for sign in text if sign in "[]{}")
+    return max(depths, default=0)
+
+
+def _unquoted(text: str, error: YAMLError) -> str:
+    """What to do where a plain value begins with a sign that means something to YAML; "" where none does."""
+    mark = getattr(error, "problem_mark", None)
+    lines = text.splitlines()
+    if mark is None or not lines:
+        return ""
+    near = lines[max(0, min(mark.line, len(lines) - 1) - 1) : mark.line + 1]
+    for line in reversed(near):
+        value = line.partition(": ")[2].strip() or line.strip().removeprefix("- ").strip()
+        if value[:1] in _QUOTED:
+            return f'{value[0]} begins {_QUOTED[value[0]]} in YAML; quote it: "{value}"'
+    return ""
+
+
+def _check_tree(tree: Any) -> None:
+    """Bound what walks over a tree cost: each alias counts as often as it is used.
+
+    Raises:
+        RecipeError: too deep, too large, or a whole number of more than 64 bits.
+    """
+    left, nodes = [(tree, 0)], 0
+    while left:
+        node, depth = left.pop()
+        nodes += 1
+        if nodes > _MAX_NODES:
+            raise RecipeError(f"more than {_MAX_NODES:,} values", "are aliases (*name) nested in each other?")
+        if depth > _MAX_DEPTH:
+            raise RecipeError(f"nested more than {_MAX_DEPTH} levels deep")
+        if isinstance(node, Mapping):
+            left += [(part, depth + 1) for pair in node.items() for part in pair]
+        elif isinstance(node, (list, tuple, set)):
+            left += [(part, depth + 1) for part in node]
+        elif isinstance(node, int) and not isinstance(node, bool) and node.bit_length() > _MAX_BITS:
+            raise RecipeError(f"a whole number of {node.bit_length()} bits; {_MAX_BITS} are the most")
 
 
 def _lines(node: CommentedMap, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -222,10 +341,9 @@ def _parse_words(overrides: Sequence[str]) -> dict[str, Any]:
         path, sign, value = text.partition("=")
         if not sign or not path:
             raise RecipeError(f"override {text!r}: expected a.b=value")
-        try:
-            out[path] = _plain(YAML(typ="rt", pure=True).load(value))
-        except YAMLError as error:
-            raise RecipeError(f"override {text!r}: the value is not valid YAML ({error})") from None
+        if not all(path.split(".")):
+            raise RecipeError(f"override {text[:200]!r}: {path!r} is no path of keys", "write a.b=value")
+        out[path] = _plain(_parsed(value, f"override {text[:200]!r}"))
     return out
 
 

@@ -1,0 +1,154 @@
+"""Recipes that are damaged, hostile or only unquoted: one error that says where, and what to do; quickly."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+
+from pipeline import config
+from pipeline.errors import RecipeError
+from pipeline.recipe import Recipe, load
+from tests.factory import recipe_for
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+DEEP = "[" * 10_000
+
+
+def refused(path: Path, content: str | bytes, *overrides: str) -> str:
+    """The error of a recipe with this content, as people see it."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RecipeError) as caught:
+        config.load(Recipe, path, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB, "r.yaml: more than 100,000 values\n  -> are aliases"),
+        (f"a: {DEEP}", "r.yaml: nested more than 100 levels deep"),
+        ("a: " + "{b: " * 200 + "1" + "}" * 200, "r.yaml: nested more than 100 levels deep"),
+        (f"seed: {'9' * 5000}", "r.yaml: "),
+        ("seed: 36893488147419103232", "a whole number of 66 bits; 64 are the most"),
+        ("extends: 3\nname: x\n", "r.yaml:1: extends: 3 names no recipe"),
+        ("name: x\nextends: [a.yaml, 3]\n", "r.yaml:2: extends: ['a.yaml', 3] names no recipe"),
+        ("extends: {a: b}\n", "names no recipe"),
+        ("extends: .\n", "it is a directory"),
+        ("extends: r.yaml\n", "extends itself through r.yaml"),
+        ("name: x\nname: y\n", "not valid YAML"),
+        ("name: x\n\tdata: y\n", "not valid YAML"),
+        (b"name: \xe9\n", "r.yaml:1: not UTF-8"),
+        ("a: b\0c", "not valid YAML"),
+        (b"# " + b"x" * (5 << 20), "r.yaml: more than 4 MiB"),
+        ("a: 2001-02-30", "r.yaml: "),
+    ],
+)
+def test_what_cannot_be_a_recipe(tmp_path, content, message):
+    assert message in refused(tmp_path / "r.yaml", content)
+
+
+@pytest.mark.parametrize(
+    ("line", "quoted"),
+    [
+        ("images: *.tif", '"*.tif"'),
+        ("labels: {id}_x.tif", '"{id}_x.tif"'),
+        ("labels: [id]_x.tif", '"[id]_x.tif"'),
+        ("images: @raw/*.tif", '"@raw/*.tif"'),
+        ("images: `raw`", '"`raw`"'),
+        ("images: %d.tif", '"%d.tif"'),
+        ("color: #ff0000", '"#ff0000"'),
+        ("- #ff0000", '"#ff0000"'),
+        ("{name: road, color: #ff0000}", '"#ff0000"'),
+        ("values: [#ff0000]", '"#ff0000"'),
+    ],
+)
+def test_what_must_be_quoted_is_shown_quoted(tmp_path, line, quoted):
+    text = refused(tmp_path / "r.yaml", f"name: x\ndata:\n  {line}\n")
+    assert "quote it" in text and quoted in text
+
+
+def test_comments_that_hold_colours_are_comments(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("# color: #ff0000\nname: x  # as - #00ff00\n")
+    assert config.load_tree(path)[0] == {"name": "x"}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_name(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xef\xbb\xbfname: x\n")
+    assert config.load_tree(path)[0] == {"name": "x"}
+
+
+def test_nothing_is_opened_that_is_no_file(tmp_path):
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(RecipeError, match="it is not a regular file"):
+            load(path)
+    with pytest.raises(RecipeError, match="it is a directory"):
+        load(tmp_path)
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(RecipeError, match=r"cannot be read|no such file"):
+            load(tmp_path / name)
+    loop = tmp_path / "loop.yaml"
+    loop.symlink_to(loop)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load(loop)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"train.steps={DEEP}",
+        "train.steps=&x *x",
+        "train..steps=1",
+        "=1",
+        ".=1",
+        "train.steps=" + "9" * 5000,
+        "train.optimizer.lr=.nan",
+        "train.optimizer.lr=.inf",
+        "seed=36893488147419103232",
+        "data.images=*.tif",
+        "data.classes.99.name=x",
+        "data.classes.x=1",
+    ],
+)
+def test_overrides_that_cannot_be(tmp_path, override):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(json.dumps(recipe_for(tmp_path).model_dump(mode="json")))
+    with pytest.raises(RecipeError) as caught:
+        load(recipe, [override])
+    assert len(str(caught.value)) < 8000
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"xyz",
+        zlib.compress(b"[]"),
+        zlib.compress(b"null"),
+        zlib.compress(b"{"),
+        zlib.compress(b'{"a": ' + b" " * (300 << 20) + b"1}"),
+        zlib.compress(b'{"a": ' * 20_000),
+        zlib.compress(b"[" * 200_000),
+        zlib.compress(b'{"a": 1}')[:-3],
+    ],
+)
+def test_inline_recipes_that_are_damaged(packed):
+    text = config.INLINE_PREFIX + base64.urlsafe_b64encode(packed).decode()
+    with pytest.raises(RecipeError, match="the inline recipe is damaged"):
+        load(text)
+
+
+def test_an_inline_recipe_is_the_recipe(tmp_path):
+    recipe = recipe_for(tmp_path)
+    assert load(config.inline(recipe)) == recipe
