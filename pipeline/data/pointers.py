@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob as globbing
 import itertools
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from pipeline import store
 _ANNEX: Final = "/annex/objects/"
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _MOST_BYTES: Final = 1024
+_SHOWN: Final = 5
 _FETCH: Final = {
     "git-annex": "git annex get {path}",
     "Git LFS": "git lfs pull",
@@ -60,6 +62,16 @@ def pointer(path: str) -> Pointer | None:
     if content.startswith((b"/annex/objects/", b".git/annex/objects/")):
         return Pointer(path, "git-annex", content.decode(errors="replace").strip())
     return None
+
+
+def said(found: Sequence[Pointer]) -> str:
+    """A sentence about files that are not there, and how to get them."""
+    shown = ", ".join(f"{each.path} -> {each.target}" if each.target else each.path for each in found[:_SHOWN])
+    more = f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else ""
+    commands = list(dict.fromkeys(each.command for each in found if each.command))
+    rest = f"; {commands[0]}" if commands else ""
+    what = "file points to content that is not there" if len(found) == 1 else "files point to content that is not there"
+    return f"{len(found)} {what}: {shown}{more}{rest}"
 
 
 def unfetched(pattern: str, root: str) -> list[Pointer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pipeline.data.grids import Grid
 from pipeline.data.indexing import listings, pairing, suggestion
 from pipeline.data.indexing.listings import Listed
 from pipeline.data.outlines import is_outline
+from pipeline.data.pointers import said, unfetched
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
 from pipeline.recipe.data import STAC
@@ -138,6 +140,7 @@ def survey(data: Data) -> Survey:
     root = absolute(data.root)
     labels = _labels(data, root)
     drawn = _footprint_files(data, root)
+    _say_unfetched(data, root)
     images, listed, problems = _images(data, root, {*labels, *drawn})
     own = {i: entry.label for i, entry in listed.items() if entry.label is not None}
     label_of = {i: [label] for i, label in own.items()}
@@ -166,6 +169,14 @@ def survey(data: Data) -> Survey:
     if problems and data.labels is not None and not label_of:
         raise seen.error()  # a pattern is wrong, not the files: they need not be opened
     return seen
+
+
+def _say_unfetched(data: Data, root: str) -> None:
+    """Warn of images and labels that are links to nothing or stand for files that were not fetched."""
+    patterns = [data.images, *(data.bands_apart or {}).values(), data.labels]
+    found = [p for pattern in patterns if pattern for p in unfetched(pairing.of_any(pattern).rstrip("/"), root)]
+    if found:
+        logger.warning("%s", said(found))
 
 
 def _spare(labels: Iterable[str], used: Container[str]) -> str:
@@ -284,7 +295,21 @@ def _partners(
             if len(missing) > 1
             else f"image {missing[0]} has no {what} {pattern.replace('{id}', missing[0])!r}"
         )
+        other = _other_form(missing, files)
+        if other:
+            problems[-1] += f" ({other}, whose letters are written in another form of Unicode: rename one of them)"
     return {i: f for i, f in pairs.items() if f}, problems
+
+
+def _other_form(ids: Sequence[str], files: Sequence[str]) -> str:
+    """A file that an id would find if both wrote letters such as é in one form of Unicode; "" without one."""
+    names = {unicodedata.normalize("NFC", _name(file)): file for file in files}
+    for i in ids:
+        form = unicodedata.normalize("NFC", i)
+        found = next((file for name, file in names.items() if form in name and i not in file), None)
+        if found is not None:
+            return f"there is {_name(found)!r}"
+    return ""
 
 
 def _nothing(data: Data, root: str, num_labels: int) -> ManifestError:
@@ -294,7 +319,9 @@ def _nothing(data: Data, root: str, num_labels: int) -> ManifestError:
             "let the two patterns differ",
         )
     if not store.exists(root):
-        return ManifestError(f"data.root {root} does not exist", "set data.root to the folder of the data")
+        other = store.other_spelling(root) if store.is_local(root) else None
+        hint = f"there is {other!r}, in another form of Unicode; write it so" if other else ""
+        return ManifestError(f"data.root {root} does not exist", hint or "set data.root to the folder of the data")
     return ManifestError(
         f"data.images {data.images!r} finds no file in {root}; there is {_beside(root)}", "change data.images"
     )

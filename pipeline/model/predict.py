@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import config, store
-from pipeline.data import rasters
+from pipeline.data import pointers, rasters
 from pipeline.data.classes import IGNORE
+from pipeline.data.indexing import pairing
 from pipeline.data.rasters import RasterInfo, Writer
+from pipeline.data.scenes import some
 from pipeline.data.statistics import scene_values
 from pipeline.data.statistics.scene_values import Read
 from pipeline.data.windows import Window
@@ -100,10 +102,7 @@ def _targets(patterns: Iterable[str], out: str) -> dict[str, str]:
     targets: dict[str, str] = {}
     owners: dict[str, str] = {}
     for pattern in patterns:
-        found = store.glob(pattern)
-        if not found:
-            raise SceneError(f"no image matches {pattern}", "quote globs on the command line, and check the folder")
-        for image in found:
+        for image in _images(pattern):
             target = store.join(out, f"{PurePosixPath(image).stem}.tif")
             owner = owners.setdefault(target, image)
             if owner != image:
@@ -113,6 +112,28 @@ def _targets(patterns: Iterable[str], out: str) -> dict[str, str]:
                 )
             targets[image] = target
     return targets
+
+
+def _images(pattern: str) -> list[str]:
+    """Images that a pattern finds; what else it finds is said."""
+    images, passed = pairing.found(pattern)
+    missing = pointers.unfetched(pattern, "") if store.is_local(pattern) else []
+    if passed:
+        logger.warning("%d files are no images and are passed over: %s", len(passed), some(map(_name, passed)))
+    if missing:
+        logger.warning("%s", pointers.said(missing))
+    if not images:
+        other = store.other_spelling(pattern) if store.is_local(pattern) else None
+        hint = f"there is {other!r}, whose letters are written in another form of Unicode" if other else ""
+        raise SceneError(
+            f"no image matches {pattern!r}" if other else f"no image matches {pattern}",
+            hint or "quote globs on the command line, and check the folder",
+        )
+    return images
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path).name
 
 
 def _refuse_existing(targets: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import re
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
-from pipeline.errors import PipelineError, StorageError
+from pipeline.errors import DataError, PipelineError, StorageError
 from pipeline.store import settings
 from pipeline.uris import is_local, is_web
 
@@ -18,6 +19,8 @@ Meaning = Literal["missing", "forbidden", "throttled", "away", "unknown"]
 TRIES: Final = 5
 """How often a request is made before it is given up."""
 
+_NEVER_READ: Final = (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EACCES, errno.EINVAL)
+"""Of local files, what trying again does not mend."""
 _WORDS: Final[tuple[tuple[Meaning, str], ...]] = (
     ("throttled", r"slow ?down|reduce your request rate|too many requests|throttl|(code|error)[ =:(]+(429|503)\b"),
     (
@@ -85,6 +88,8 @@ def translated(uri: str, verb: str) -> Iterator[None]:
     except (FileNotFoundError, PipelineError):
         raise
     except OSError as error:
+        if is_local(uri) and error.errno in _NEVER_READ and verb != "write":
+            raise DataError(f"{uri!r:.300}: cannot be read ({os.strerror(error.errno)})", "check the path") from error
         if is_local(uri):
             raise StorageError(f"cannot {verb} {uri}: {error}", hint(uri)) from error
         # Of denials only the class tells: a denied look has no message.
@@ -92,6 +97,8 @@ def translated(uri: str, verb: str) -> Iterator[None]:
     except Exception as error:
         # botocore's own errors (no credentials, no connection) have no common base that could be named without
         # importing it; a defect of ours on a local path must not be dressed up as a failing store.
+        if is_local(uri) and "\0" in uri:
+            raise DataError(f"{uri!r:.300}: no path holds a NUL character", "check the path") from error
         if is_local(uri):
             raise
         raise failure(uri, verb, error) from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import glob as globbing
 import json
+import stat as stat_module
+import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from pipeline.errors import StorageError
+from pipeline.errors import DataError, StorageError
 from pipeline.store import s3, settings, web
 from pipeline.store.faults import translated
 from pipeline.uris import is_local, is_web, join, local_path, s3_path
@@ -33,6 +35,31 @@ def exists(uri: str) -> bool:
         return s3.exists(uri)
 
 
+def regular_file(uri: str) -> Path:
+    """The path of a local file that can be opened: opening a pipe would wait for whoever writes to it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is a directory, a pipe or a device, or cannot be looked at.
+    """
+    path = local_path(uri)
+    with translated(uri, "read"):
+        mode = path.stat().st_mode
+    if not stat_module.S_ISREG(mode):
+        kind = "a directory" if stat_module.S_ISDIR(mode) else "a pipe, socket or device"
+        raise DataError(f"{uri} is {kind}, not a regular file", "give the path of a file")
+    return path
+
+
+def other_spelling(path: str) -> str | None:
+    """A local path that differs from this one only in how Unicode writes its letters (NFC or NFD), if there is one."""
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, path)
+        if other != path and Path(other).exists():
+            return other
+    return None
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole content.
 
@@ -42,7 +69,7 @@ def read_bytes(uri: str) -> bytes:
     """
     with translated(uri, "read"):
         if is_local(uri):
-            return local_path(uri).read_bytes()
+            return regular_file(uri).read_bytes()
         return web.read(uri) if is_web(uri) else bytes(s3.system().cat_file(s3_path(uri)))
 
 
@@ -55,7 +82,7 @@ def read_start(uri: str, length: int) -> bytes:
     """
     with translated(uri, "read"):
         if is_local(uri):
-            with local_path(uri).open("rb") as file:
+            with regular_file(uri).open("rb") as file:
                 return file.read(length)
         if is_web(uri):
             return web.read(uri, length)[:length]
@@ -99,7 +126,12 @@ def glob(pattern: str, *, root: str = "") -> list[str]:
             path = str(local_path(literal))
             if Path(path).is_file():
                 return [path]
+            if not globbing.has_magic(path) and Path(path).exists() and not Path(path).is_dir():
+                regular_file(path)  # says what else it is
             found = globbing.glob(str(local_path(whole)), recursive=True)  # noqa: PTH207 - Path.glob finds hidden files
+            folder = Path(path).parent
+            if not found and globbing.has_magic(str(folder)) and folder.is_dir():  # called so, such as scans[1]
+                found = globbing.glob(str(Path(globbing.escape(str(folder))) / Path(path).name))  # noqa: PTH207
             return sorted(path for path in found if Path(path).is_file())
         if s3.system().isfile(s3_path(literal)):
             return [f"s3://{s3_path(literal)}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import store
-from pipeline.data import outlines
+from pipeline.data import outlines, tables
 from pipeline.errors import ManifestError
 
 _PARQUET: Final = b"PAR1"
@@ -49,19 +48,10 @@ def read(uri: str, root: str, assets: Iterable[str] | None = None, *, geometry: 
         raise ManifestError(f"the list of scenes {uri} does not exist", "correct data.scenes") from None
     if content.startswith(_PARQUET):
         return _from_table(_parquet(content, uri), uri, root)
-    text = _text(content, uri)
+    text = tables.decoded(content, uri, "no list of scenes: neither Parquet nor text in UTF-8")
     if text.lstrip().startswith("{"):
         return _from_stac(_json(text, uri), uri, list(assets) if assets is not None else None, geometry)
     return _from_table(_csv(text, uri), uri, root)
-
-
-def _text(content: bytes, uri: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            f"{uri} is no list of scenes: neither Parquet nor text in UTF-8 ({error.reason})", "save it as UTF-8"
-        ) from error
 
 
 def _parquet(content: bytes, uri: str) -> list[dict[str, Any]]:
@@ -72,16 +62,13 @@ def _parquet(content: bytes, uri: str) -> list[dict[str, Any]]:
 
 
 def _csv(text: str, uri: str) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-    rows = list(reader)
-    broken = [str(number) for number, row in enumerate(rows, 2) if None in row or None in row.values()]
-    if broken:
+    table = tables.parsed(text, uri)
+    if table.ragged:
         raise ManifestError(
-            f"{uri}: lines with more or fewer values than the header: {', '.join(broken[:_SHOWN])}",
+            f"{uri}: lines with more or fewer values than the header: {', '.join(map(str, table.ragged[:_SHOWN]))}",
             "put values that hold commas into quotes",
         )
-    return rows
+    return [row for _, row in table.rows]
 
 
 def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[Listed]:
@@ -98,6 +85,9 @@ def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[Listed]
         i, image, *others = (_cell(row.get(key)) for key in ("id", "image", "label", "footprint"))
         if not i or not image:
             problems.append(f"row {number} has no {'id' if not i else 'image'}")
+            continue
+        if "\n" in image:
+            problems.append(f"row {number}: a line end in the path {image!r}")
             continue
         files = tuple(store.join(root, part.strip()) for part in image.split(_SEPARATOR))
         listed.append(Listed(i, files, *(store.join(root, other) if other else None for other in others)))

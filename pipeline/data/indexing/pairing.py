@@ -11,13 +11,16 @@ import fnmatch
 import glob
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import Final
 
 from pipeline import store
+from pipeline.errors import ManifestError, PipelineError
 
 # GDAL and QGIS put these beside a raster; a glob such as images/* finds them, too.
 _SIDECARS: Final = (".aux.xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".wld", ".prj", ".txt", ".csv", ".json", ".db")
 # And people these.
+_HEAD_BYTES: Final = 512
 _PAPERS: Final = (".md", ".rst", ".html", ".pdf", ".docx", ".xlsx", ".yaml", ".yml", ".py", ".ipynb", ".ini", ".log")
 # A shapefile is several files; the first is its name.
 _PARTS: Final = (".shx", ".dbf", ".cpg", ".sbn", ".sbx", ".qix", ".qmd")
@@ -42,8 +45,40 @@ def files(pattern: str, root: str) -> list[str]:
         above, _, last = pattern.rstrip("/").rpartition("/")
         home = store.join(root, above)
         return [store.join(home, name) for name in store.list_dirs(home) if fnmatch.fnmatchcase(name, last)]
+    return found(pattern, root)[0]
+
+
+def found(pattern: str, root: str = "") -> tuple[list[str], list[str]]:
+    """Files that a pattern finds, and those that a wildcard of it finds though they are no rasters or labels: what
+    programs and people put beside images."""
+    everything = store.glob(pattern, root=root)
+    odd = [file for file in everything if not _is_usable(file)]
+    if odd:
+        raise ManifestError(
+            f"{len(odd)} name{'s' if len(odd) > 1 else ''} with line ends or not in UTF-8, such as {odd[0]!r}",
+            "rename these files; no table could hold their names",
+        )
+    if not glob.has_magic(pattern):
+        return everything, []
     beside = tuple(ending for ending in (*_SIDECARS, *_PAPERS, *_PARTS) if not pattern.lower().endswith(ending))
-    return [f for f in store.glob(pattern, root=root) if not f.lower().endswith(beside)]
+    passed = {file for file in everything if file.lower().endswith(beside) or _is_note(file)}
+    return [file for file in everything if file not in passed], sorted(passed)
+
+
+def _is_usable(file: str) -> bool:
+    """Whether a path can be written into tables, logs and reports, and be one of several in a line each."""
+    return file.isprintable() or not any(sign in "\n\r" or "\ud800" <= sign <= "\udfff" for sign in file)
+
+
+def _is_note(file: str) -> bool:
+    """Whether a local file without an ending is text, such as README."""
+    if not store.is_local(file) or PurePosixPath(file).suffix:
+        return False
+    try:
+        head = store.read_start(file, _HEAD_BYTES)
+        return b"\0" not in head and bool(head.decode())
+    except (PipelineError, FileNotFoundError, UnicodeDecodeError):
+        return False
 
 
 def files_of(ids: Iterable[str], files: Sequence[str], pattern: str, root: str) -> dict[str, list[str]]:

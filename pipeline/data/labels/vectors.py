@@ -142,8 +142,9 @@ def check(uri: str, columns: Sequence[str]) -> None:
 def _is_vector(uri: str, _: str) -> bool:
     if not store.is_local(uri):
         return PurePosixPath(uri).suffix.lower() in _ENDINGS
-    with Path(store.gdal_path(uri)).open("rb") as file:
-        return _driver(file.read(_HEAD_BYTES)) is not None
+    if Path(store.gdal_path(uri)).is_dir():
+        return False  # DICOM or Zarr
+    return _driver(store.read_start(uri, _HEAD_BYTES)) is not None
 
 
 def _driver(head: bytes) -> str | None:

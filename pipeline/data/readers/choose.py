@@ -26,7 +26,7 @@ from pipeline.data.readers import (
 )
 from pipeline.data.readers.protocol import Reader
 from pipeline.data.remote import RemoteReader
-from pipeline.errors import SceneError, StorageError
+from pipeline.errors import DataError, SceneError, StorageError
 from pipeline.recipe.data import Reading
 
 _HEAD_BYTES: Final = 1024
@@ -54,11 +54,22 @@ def open_reader(uri: str, *, label: bool, reading: Reading) -> Reader:
         variant = f"{label} {reading.model_dump_json()}"
         return RemoteReader(uri, lambda: _open_remote(uri, label, reading), variant=variant)
     path = Path(store.gdal_path(uri))
-    if path.is_dir():
+    if _is_folder(path):
         if zarr.is_zarr(uri):
             return zarr.open_zarr(uri, label=label, reading=reading)
         return dicom.open_dicom(uri, path, label=label, reading=reading)
+    try:
+        store.regular_file(uri)
+    except DataError as error:
+        raise SceneError(error.message, error.hint) from error
     return _as_shown(_open_file(uri, path, label, reading), path)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _as_shown(reader: Reader, path: Path) -> Reader:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import logging
 import re
@@ -12,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline import store
+from pipeline.data import tables
 from pipeline.data.grids import Grid
 from pipeline.data.scenes import Scene, some
 from pipeline.data.splits import footprints, ground, shares
@@ -136,57 +135,37 @@ def _by_table(ids: Sequence[str], root: str, section: TableSplit) -> dict[str, t
 
 
 def _read_table(uri: str, section: TableSplit) -> dict[str, tuple[str, str]]:
-    try:
-        text = store.read_bytes(uri).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(
-            f"the split table {uri} does not exist", "correct data.split.path, or split by hash"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{uri} is not a CSV file in UTF-8 ({error.reason})", "save it as UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    columns = [name.strip() for name in reader.fieldnames or ()]
-    if not {section.id, section.split} <= set(columns):
-        found = ", ".join(columns) or "nothing"
+    table = tables.read(uri, "split table", "data.split.path, or split by hash")
+    if not {section.id, section.split} <= set(table.columns):
+        found = ", ".join(table.columns) or "nothing"
         raise ManifestError(
             f"{uri}: the columns {section.id} and {section.split} are needed; it has {found}",
             f"add a header line {_header(section)}, or name the columns in data.split",
         )
-    reader.fieldnames = columns
     rows: dict[str, tuple[str, str]] = {}
-    for row in reader:
+    for line, row in table.rows:
         i = (row[section.id] or "").strip()
         entry = ((row[section.split] or "").strip(), (row.get(section.group) or "").strip() or i)
         if rows.setdefault(i, entry) != entry:
-            raise ManifestError(
-                f"{uri}, line {reader.line_num}: {i} is there twice, differently", "keep one of the rows"
-            )
+            raise ManifestError(f"{uri}, line {line}: {i} is there twice, differently", "keep one of the rows")
     return rows
 
 
 def _listed_groups(ids: Sequence[str], root: str, path: str) -> dict[str, str]:
     """Groups that a table names, of those scenes that are in it."""
     uri = store.join(root, path)
-    try:
-        text = store.read_bytes(uri).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(f"the table of groups {uri} does not exist", "correct data.split.groups") from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{uri} is not a CSV file in UTF-8 ({error.reason})", "save it as UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    columns = [name.strip() for name in reader.fieldnames or ()]
-    if not {"id", "group"} <= set(columns):
+    table = tables.read(uri, "table of groups", "data.split.groups")
+    if not {"id", "group"} <= set(table.columns):
         raise ManifestError(
-            f"{uri}: the columns id and group are needed; it has {', '.join(columns) or 'nothing'}",
+            f"{uri}: the columns id and group are needed; it has {', '.join(table.columns) or 'nothing'}",
             "add a header line id,group",
         )
-    reader.fieldnames = columns
     wanted, found = set(ids), dict[str, str]()
-    for row in reader:
+    for line, row in table.rows:
         i, group = ((row[key] or "").strip() for key in ("id", "group"))
         if i in wanted and (not group or found.setdefault(i, group) != group):
             problem = "has no group" if not group else "is there twice, differently"
-            raise ManifestError(f"{uri}, line {reader.line_num}: {i} {problem}", "give every scene one group")
+            raise ManifestError(f"{uri}, line {line}: {i} {problem}", "give every scene one group")
     return found
 
 
