@@ -7,6 +7,7 @@ because logits of different windows are not on one scale: a single confident win
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -20,12 +21,18 @@ from torch import Tensor, nn
 from pipeline.data.classes import IGNORE
 from pipeline.data.statistics.moments import representable
 from pipeline.data.windows import Window, cover
+from pipeline.errors import RecipeError
 from pipeline.metrics import Task, predict_classes
 from pipeline.recipe import Predict
 
 Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
 """Gives the pixels [C, h, w] of a window, and which of them are valid [h, w]; outside the scene nothing is."""
 
+_UNCLIPPED: Final = 1024
+"""A window up to this size may be larger than the scene; beyond, it is cut to the scene."""
+_MAX_PIXELS: Final = 1 << 28
+"""Of the windows of one forward pass: beyond, no memory would hold what a network makes of them."""
+_MAX_OVERLAP: Final = 0.95
 _LEAST: Final = 1e-3
 """Smallest weight: every pixel must be seen, also one that lies in the corner of a single window."""
 _SIGMA: Final = 0.125
@@ -92,6 +99,7 @@ def blended(  # noqa: PLR0913 - as above
     Multilabel: of probabilities less one half, so that a sum above zero is a mean above one half. The sums are a view
     that the next step overwrites.
     """
+    section = bounded(section, height, width)
     size = section.window
     weight = window_weight(size, section.blend).to(device)
     sums = torch.zeros(num_classes, size, max(width, size), device=device)
@@ -114,6 +122,27 @@ def blended(  # noqa: PLR0913 - as above
             sums[:, :, columns].addcmul_(probabilities, weight)
     done = height - top
     yield top, sums[:, :done, :width], valid[:done, :width].copy()
+
+
+def bounded(section: Predict, height: int, width: int) -> Predict:
+    """The section with a window that is no larger than a scene of height × width pixels needs, and a batch that fits.
+
+    Raises:
+        RecipeError: the window is too large for any memory, or the overlap predicts every pixel hundreds of times.
+    """
+    if section.overlap > _MAX_OVERLAP:
+        raise RecipeError(
+            f"predict.overlap: {section.overlap:g} predicts every pixel {round((1 - section.overlap) ** -2):,} times",
+            f"use {_MAX_OVERLAP:g} at most",
+        )
+    window = min(section.window, max(_UNCLIPPED, -(-max(height, width) // 64) * 64))
+    if window**2 > _MAX_PIXELS:
+        raise RecipeError(
+            f"predict.window: {section.window} is too large: a forward pass would be of {window**2:,} pixels",
+            f"use {math.isqrt(_MAX_PIXELS)} at most; the window that the bundle was trained on is usually best",
+        )
+    batch = min(section.batch, max(1, _MAX_PIXELS // window**2))
+    return section.model_copy(update={"window": window, "batch": batch})
 
 
 def window_weight(size: int, blend: str) -> Tensor:

@@ -70,9 +70,9 @@ class Schedule(Section):
 class Train(Section):
     """The loop."""
 
-    steps: Positive = 1000
+    steps: Annotated[int, Field(gt=0, le=1_000_000_000)] = 1000
     """Optimiser updates. The only clock: schedules, checkpoints and validation count steps."""
-    global_batch: Positive = 8
+    global_batch: Annotated[int, Field(gt=0, le=1_000_000)] = 8
     """Chips per step over all workers; each worker takes an equal part."""
     optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW()
     """Rule of the update, with its learning rate."""
@@ -105,7 +105,7 @@ class Predict(Section):
     """Share of a window that it shares with the next one."""
     blend: Literal["gaussian", "linear", "constant"] = "gaussian"
     """Weight of a window's pixels where windows overlap."""
-    batch: Positive = 4
+    batch: Annotated[int, Field(gt=0, le=65_536)] = 4
     """Windows per forward pass."""
 
 
@@ -196,7 +196,7 @@ class Recipe(Section):
 
     name: Name
     """Names the runs, the experiment and the registered model."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """Of weights, order and augmentation."""
     data: Data
     model: Model = UNet()

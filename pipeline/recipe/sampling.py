@@ -100,7 +100,7 @@ Split = Annotated[TableSplit | HashSplit | BlocksSplit | FoldsSplit, Field(discr
 class Sampling(Section):
     """What all kinds of sampling share."""
 
-    size: Positive = 256
+    size: Annotated[int, Field(gt=0, le=16_384)] = 256
     """Height and width of a chip in pixels."""
     weight: Literal["area", "scene"] = "area"
     """Scenes are drawn in proportion to their area, or all alike."""
