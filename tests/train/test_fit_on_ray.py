@@ -21,7 +21,10 @@ from tests.factory import QUICK, recipe_for, world
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
+# Of another seed a first chip can be mostly invalid. Layer norms have a variance of 0 at such pixels and make 1e9 of
+# rounding, so that the order in which ranks add up would be seen.
 SETTINGS = QUICK | {
+    "seed": 1,
     "data.sampling.size": 64,
     "train.steps": 6,
     "train.validate_every": 1,

@@ -33,6 +33,7 @@ from tests.factory import QUICK, recipe_for, world, write_raster
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = QUICK | {
+    "seed": 1,
     "train.steps": 8,
     "train.global_batch": 4,
     "train.checkpoint_every": 4,
