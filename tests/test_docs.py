@@ -111,13 +111,19 @@ def inline(text: str) -> Iterator[str]:
     yield from re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
-def assigned(text: str) -> set[str]:
-    """Names that the page's own code gives: `model.auxiliary_weights` may be of its `model`."""
-    return set(re.findall(r"^ *(\w+) = ", "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), re.MULTILINE))
+def python_of(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def variables(text: str) -> set[str]:
+    """Names that the page's own code uses: `model.state_dict()` may be of its `model`, no recipe's."""
+    trees = [ast.parse(block) for block in python_of(text)]
+    used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return used - {name for tree in trees for name in imported(tree)} - {"bundle", "recipe"}
 
 
 def wrong_in_prose(text: str) -> Iterator[str]:
-    own = assigned(text)
+    own = variables(text)
     for code in inline(text):
         found = _DOTTED.match(code)
         first, _, last = (found[0] if found else "").partition(".")
@@ -182,8 +188,7 @@ def wrong_arguments(call: ast.Call, names: dict[str, Any]) -> Iterator[str]:
 
 
 def wrong_on(text: str) -> list[str]:
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return [*wrong_in_prose(text), *(what for block in blocks for what in wrong_in_python(block))]
+    return [*wrong_in_prose(text), *(what for block in python_of(text) for what in wrong_in_python(block))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -229,7 +234,7 @@ def test_what_exists_is_not_complained_of(text: str) -> None:
     assert wrong_on(text) == []
 
 
-def test_a_newcomers_folder_and_the_recipe_of_the_page(tmp_path: Path, monkeypatch) -> None:
+def test_a_newcomers_folder_and_the_recipe_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = re.search(r"```yaml\n(   name: field\n.*?)   ```", PAGE.read_text(), re.DOTALL)
     assert shown is not None
     (tmp_path / "field.yaml").write_text("\n".join(line[3:] for line in shown[1].splitlines()))
