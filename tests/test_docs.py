@@ -1,7 +1,8 @@
-"""What the pages say exists: Python names, recipe keys, files, modules to run; and a newcomer's recipe works."""
+"""What the pages name exists (Python names, recipe keys, commands, files), and a newcomer's recipe works."""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import importlib.util
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import pipeline
+from pipeline import __main__ as command_line
 from pipeline import recipe as recipes
 from pipeline.data import doctor
 from pipeline.data.indexing.build import index
@@ -141,6 +143,21 @@ def wrong_in_prose(text: str) -> Iterator[str]:
             yield f"{module}: no module"
 
 
+def wrong_commands(text: str) -> Iterator[str]:
+    """Verbs and options of `segpipe` that the command line does not take."""
+    for words in re.findall(r"(?:^ {4,}|`)segpipe +([^`#\n]+)", text.replace("\\\n", " "), re.MULTILINE):
+        parser, rest = command_line._parser(), words.split()
+        while below := [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]:
+            if not rest or rest[0] not in below[0].choices:
+                yield f"segpipe {words}: no verb {rest[:1]}"
+                break
+            parser = below[0].choices[rest.pop(0)]
+        takes = parser._option_string_actions
+        yield from (
+            f"segpipe {words}: no option {w}" for w in rest if w.startswith("--") and w.split("=")[0] not in takes
+        )
+
+
 def imported(tree: ast.Module) -> dict[str, Any]:
     """Our objects by the names that a block gives them; an import of what is not there gives None."""
     found: dict[str, Any] = {"pipeline": pipeline}
@@ -188,7 +205,11 @@ def wrong_arguments(call: ast.Call, names: dict[str, Any]) -> Iterator[str]:
 
 
 def wrong_on(text: str) -> list[str]:
-    return [*wrong_in_prose(text), *(what for block in python_of(text) for what in wrong_in_python(block))]
+    return [
+        *wrong_in_prose(text),
+        *wrong_commands(text),
+        *(what for block in python_of(text) for what in wrong_in_python(block)),
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -208,6 +229,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
         "    segpipe train a.yaml train.stepz=3",
         "`jobs/recipes/none.yaml`",
         "`python -m bench.none`",
+        "    segpipe retrain roads.yaml",
+        "`segpipe data look roads.yaml`",
+        "`segpipe train roads.yaml --nothing`",
         "```python\nfrom pipeline.data.statistics import nothing\n```",
         "```python\nimport pipeline\npipeline.nothing(1)\n```",
         "```python\nfrom pipeline.world import World\nWorld.nothing()\n```",
