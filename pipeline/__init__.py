@@ -1,4 +1,4 @@
-"""segpipe: train, search, retrain and serve segmentation models on imagery too large for one machine.
+"""segpipe: train, search, evaluate and promote segmentation models on imagery too large for one machine.
 
     import pipeline
     recipe = pipeline.load("jobs/recipes/demo.yaml", ["train.steps=20"])

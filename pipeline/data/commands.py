@@ -95,14 +95,16 @@ def _verify(places: Mapping[str, str], digest: str) -> Result:
 
 
 def _preview_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", default="preview.png", help="picture to write; by default preview.png")
+    parser.add_argument("--out", help="picture to write; by default preview.png under compute.output/name")
     parser.add_argument("--chips", type=int, default=24, help="number of chips; by default 24")
 
 
 def _preview(options: Namespace) -> Result:
     from pipeline.data import preview
 
-    written = preview.write(_recipe(options), options.out, chips=options.chips)
+    recipe = _recipe(options)
+    out = options.out or store.join(recipe.compute.output, recipe.name, "preview.png")
+    written = preview.write(recipe, out, chips=options.chips)
     return {"picture": written}, written, 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,23 +11,47 @@ from numpy.typing import NDArray
 
 from pipeline.data.classes import IGNORE, Classes
 
-_RGB: Final = ("red", "green", "blue")
-_SENTINEL2: Final = ("b04", "b03", "b02")
-_SHORT: Final = ("r", "g", "b")
+_TRIPLES: Final = (
+    ("red", "green", "blue"),
+    ("r", "g", "b"),
+    ("b4", "b3", "b2"),  # Sentinel-2 and Landsat 8 and 9; of older Landsats it is the usual false colour
+)
+_WORD: Final = re.compile(r"[a-z]+(?:\d+[a-z]?)?|\d+")
+_EDGES: Final = {"edge", "rededge"}
 _HATCH: Final = 8
 """Pixels from one line of the hatching to the next."""
 _OPACITY: Final = 0.4
 
 
 def rgb_bands(bands: Sequence[str]) -> tuple[int, int, int]:
-    """Positions of the three bands to show: those named red, green, blue (or R, G, B, or Sentinel-2's B04, B03, B02),
-    else the first three, else the first."""
-    names = [name.strip().lower() for name in bands]
-    for wanted in (_RGB, _SENTINEL2, _SHORT):
-        if set(wanted) <= set(names):
-            red, green, blue = (names.index(name) for name in wanted)
-            return red, green, blue
-    return (0, 1, 2) if len(names) >= 3 else (0, 0, 0)
+    """Choose the three bands that every picture of this package shows.
+
+    Args:
+        bands: their names. Case, leading zeros of numbers and other words of a name (`SR_B4`, `Band 4 - Red`) do not
+            matter.
+
+    Returns:
+        Positions of red, green and blue: the bands named so, or R, G, B, or B04, B03, B02 as of Sentinel-2 and
+        Landsat. Without such names the first three; of fewer than three bands the first, three times (grey).
+    """
+    words = [_words(name) for name in bands]
+    for wanted in _TRIPLES:
+        found = [_place_of(word, words) for word in wanted]
+        chosen = [position for position in found if position is not None]
+        if len(set(chosen)) == 3:
+            return chosen[0], chosen[1], chosen[2]
+    return (0, 1, 2) if len(bands) >= 3 else (0, 0, 0)
+
+
+def _words(name: str) -> list[str]:
+    return [re.sub(r"(?<=[a-z])0+(?=\d)", "", word) for word in _WORD.findall(name.lower())]
+
+
+def _place_of(word: str, names: Sequence[Sequence[str]]) -> int | None:
+    """The band of this name, else the only band with this word in its name; red edge is not red."""
+    exact = [i for i, words in enumerate(names) if words == [word]]
+    near = exact or [i for i, words in enumerate(names) if word in words and not _EDGES & set(words)]
+    return near[0] if exact or len(near) == 1 else None
 
 
 def limits(image: NDArray[np.generic], valid: NDArray[np.bool_]) -> list[tuple[float, float]]:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import __main__ as command_line
 from pipeline.data import preview
 from pipeline.data.chips import Plan
 from pipeline.data.indexing.build import current
 from pipeline.data.statistics import measuring
-from tests.factory import recipe_for, world
+from tests.factory import recipe_for, world, write_raster
 
 
 @pytest.fixture
@@ -59,3 +60,29 @@ def test_names_too_long_for_a_chip_end_early(folder):
     split = {"kind": "hash", "test": 0.2}
     sheet = picture_of(folder, 2, **{"data.split": split, "data.sampling.size": 64})
     assert sheet.shape[1] < 2 * 256 + 100
+
+
+def test_red_green_and_blue_are_shown_by_name_and_the_picture_lies_beside_the_run(tmp_path, monkeypatch, capsys):
+    """Bands in the order of Sentinel-2's files; only red varies, so the picture is red on black."""
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        image = np.full((4, 64, 64), 500, np.uint16)
+        image[2] = rng.integers(0, 4000, (64, 64))
+        write_raster(tmp_path / f"images/s{number}.tif", image, names=("B02", "B03", "B04", "B08"))
+        write_raster(tmp_path / f"masks/s{number}.tif", np.zeros((64, 64), np.uint8))
+    (tmp_path / "splits.csv").write_text("id,split\n" + "".join(f"s{number},train\n" for number in range(3)))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe_for(tmp_path, **{"data.sampling.size": 64, "data.augment": []}).model_dump_json())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert command_line.main(["data", "preview", str(recipe), "--chips", "2"]) == 0
+    written = tmp_path / "runs" / "tiny" / "preview.png"
+    assert capsys.readouterr().out.strip() == str(written)
+    assert not list(elsewhere.iterdir())
+    with Image.open(written) as picture:
+        chip = np.asarray(picture.convert("RGB"))[-150:-60, 40:200]
+    assert chip[..., 0].std() > 50 and chip[..., 1:].max() == 0
+    named = elsewhere / "a.png"
+    assert command_line.main(["data", "preview", str(recipe), "--chips", "2", "--out", str(named)]) == 0
+    assert named.is_file()
