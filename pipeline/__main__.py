@@ -24,6 +24,7 @@ from pipeline.data import quarantine
 from pipeline.errors import PipelineError
 from pipeline.model import commands
 from pipeline.recipe import Recipe
+from pipeline.redaction import redacted, redacted_tree
 from pipeline.world import World
 
 logger = logging.getLogger("pipeline.cli")
@@ -46,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         record, text, code = run(options)
     except PipelineError as error:
         if options.json:
-            _print_json({"error": type(error).__name__, "message": error.message, "hint": error.hint})
-        print(f"error: {error}", file=sys.stderr)
+            said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+            _print_json(redacted_tree(said))
+        print(redacted(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         rest = "; the same command goes on from the newest checkpoint" if run is _train else ""

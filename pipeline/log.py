@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.redaction import redacted
+
 _FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 _PLAIN_INTERVAL_S = 10.0
 
@@ -32,12 +34,20 @@ def setup(*, rank: int = 0, verbose: bool = False) -> None:
     package = logging.getLogger("pipeline")
     if not package.handlers:
         handler = _Stderr()
-        handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
+        handler.setFormatter(_Redacting(_FORMAT, datefmt="%H:%M:%S"))
         package.addHandler(handler)
         package.propagate = False
     level = logging.DEBUG if verbose or os.environ.get("SEGPIPE_DEBUG") else logging.INFO
     package.setLevel(level if rank == 0 else logging.WARNING)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when mlflow is loaded; it tells of its tables
+
+
+class _Redacting(logging.Formatter):
+    """Lines, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as text."""
+        return redacted(super().format(record))
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]

@@ -22,6 +22,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from pipeline.config import inline
 from pipeline.errors import ClusterError
 from pipeline.recipe import Recipe, absolute
+from pipeline.redaction import check_public
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def submit(
     Raises:
         ClusterError: the job server does not answer, or the job was lost with its cluster.
     """
+    check_public(recipe.model_dump(mode="json"), "the command of the job")
     client = _connect(address)
     words = ["python", "-m", f"jobs.{verb}", inline(absolute(recipe)), *arguments, "--json"]
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")

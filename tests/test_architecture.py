@@ -21,7 +21,7 @@ LAYERS = [
     ["errors"],
     ["config"],
     ["recipe"],
-    ["uris"],
+    ["uris", "redaction"],
     ["command", "log", "store", "world"],
     ["data"],
     ["metrics"],

@@ -20,6 +20,7 @@ from pipeline.data.outlines import is_outline
 from pipeline.data.scenes import BETWEEN, Scene
 from pipeline.data.splits.dividing import SPLITS
 from pipeline.errors import ManifestError
+from pipeline.redaction import redacted_tree
 
 MANIFEST_VERSION: Final = 4
 _WHOLE_ROWS: Final = 4
@@ -132,7 +133,7 @@ class Manifest:
             "bands": self.bands,
             "dtype": self.dtype,
             "classes": self.classes.to_json(),
-            "data": self.data,
+            "data": redacted_tree(self.data),
             "quarantined": self.quarantined,
             "file_bands": self.file_bands,
             "file_nodata": self.file_nodata,

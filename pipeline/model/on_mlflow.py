@@ -31,13 +31,13 @@ from pipeline import store
 from pipeline.errors import BundleError
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import FILES, META, WEIGHTS, Bundle
-from pipeline.model.on_mlflow_server import SQLITE, asking, default_sqlite, or_none
+from pipeline.model.on_mlflow_server import accepted, asking, default_sqlite, or_none, sqlite_file
 from pipeline.model.on_mlflow_server import check as check
 from pipeline.model.on_mlflow_server import client as client
 from pipeline.model.on_mlflow_server import experiment_id as experiment_id
 from pipeline.model.on_mlflow_server import safe_name as safe_name
-from pipeline.model.on_mlflow_server import shown as shown
 from pipeline.model.on_mlflow_server import tracking_uri as tracking_uri
+from pipeline.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def pull(uri: str, *, tracking: str | None = None) -> Bundle:
     """
     if not uri.startswith(("runs:/", "models:/")):
         return bundles.load(uri)
-    tracking = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_sqlite(uri)
+    tracking = accepted(tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_sqlite(uri))
     check(tracking)
     api = client(tracking)
     with asking(tracking):
@@ -124,7 +124,7 @@ def pull(uri: str, *, tracking: str | None = None) -> Bundle:
         local = next((found for place in places if (found := _fetch(tracking, place))), None)
     if local is None:
         hint = "it was not made by segpipe, or its artifacts were removed"
-        raise BundleError(f"{uri} at {shown(tracking)} holds no bundle ({' and '.join(FILES)})", hint)
+        raise BundleError(f"{uri} at {redacted(tracking)} holds no bundle ({' and '.join(FILES)})", hint)
     bundle = bundles.load(local)
     digests = {SHA_TAG: bundle.weights_sha256, META_TAG: bundle.meta_sha256}
     for tag, digest in digests.items():
@@ -191,7 +191,7 @@ def _tags(bundle: Bundle) -> dict[str, str]:
 def _upload(client: MlflowClient, bundle: Bundle, run: Any, name: str, tags: Mapping[str, str]) -> Any:
     """A logged model that holds the bundle, marked as an output of the run."""
     if run is None:
-        experiment = experiment_id(client, name, str(Path(client.tracking_uri.removeprefix(SQLITE)).parent))
+        experiment = experiment_id(client, name, str(sqlite_file(client.tracking_uri).parent))
     else:
         experiment = run.info.experiment_id
     run_id = run.info.run_id if run else None
@@ -263,7 +263,8 @@ def _version_places(client: MlflowClient, uri: str) -> tuple[list[str], dict[str
     name, version, wanted = asked.groups()
     if or_none(client.get_registered_model, name) is None:
         names = ", ".join(model.name for model in client.search_registered_models(max_results=20)) or "none"
-        raise BundleError(f"there is no registered model {name} at {shown(client.tracking_uri)}", f"there are: {names}")
+        place = redacted(client.tracking_uri)
+        raise BundleError(f"there is no registered model {name} at {place}", f"there are: {names}")
     known = aliases(client, name)
     if wanted is not None:
         version = known.get(wanted)
@@ -283,7 +284,7 @@ def _run_places(client: MlflowClient, uri: str) -> tuple[list[str], dict[str, st
     run_id, _, path = uri.removeprefix("runs:/").strip("/").partition("/")
     run = or_none(client.get_run, run_id)
     if run is None:
-        raise BundleError(f"there is no run {run_id} at {shown(client.tracking_uri)}", "check the id and the server")
+        raise BundleError(f"there is no run {run_id} at {redacted(client.tracking_uri)}", "check the id and the server")
     root = run.info.artifact_uri.rstrip("/")
     if path:
         if ".." in path.split("/"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -18,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline import store
 from pipeline.errors import RecipeError, TrackingError
 from pipeline.recipe import Compute, Recipe
+from pipeline.redaction import credentials, redacted
 
 SQLITE: Final = "sqlite:///"
 _ENVIRONMENT: Final = {
@@ -31,6 +34,8 @@ _ENVIRONMENT: Final = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 _CHECK_SECONDS: Final = 4
+_DATABASES: Final = ("sqlite", "postgresql", "mysql", "mssql")
+_NAMES: Final = "it looks like https://mlflow.example.org or sqlite:////data/mlflow.db; without one SQLite is used"
 _ASK_HINT: Final = "start the server, or correct compute.tracking_uri (or MLFLOW_TRACKING_URI)"
 
 
@@ -42,13 +47,39 @@ def tracking_uri(recipe: Recipe) -> str:
     """
     named = recipe.compute.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if named:
-        return named
+        return accepted(named)
     if not store.is_local(recipe.compute.output):
         raise RecipeError(
             f"compute.output is {recipe.compute.output}, and no MLflow server is named",
             "set compute.tracking_uri or MLFLOW_TRACKING_URI; a bucket cannot hold the SQLite default",
         )
     return _sqlite_in(recipe.compute.output)
+
+
+def accepted(uri: str) -> str:
+    """A server's URI as it is used from here on: user and password go where MLflow looks for them.
+
+    MLflow itself would look for a host called `user:password@host`.
+
+    Raises:
+        RecipeError: it names nothing that can hold runs and models.
+    """
+    uri, user, password = credentials(uri)
+    if user:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = user
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = password
+    scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+    if scheme in ("http", "https"):
+        if not urlsplit(uri).hostname:
+            raise RecipeError(f"{redacted(uri)!r} is no address of an MLflow server", _NAMES)
+    elif scheme.partition("+")[0] not in _DATABASES:
+        kind = (
+            "MLflow does not keep a registry in a folder any more"
+            if scheme in ("", "file")
+            else f"MLflow has no {scheme}://"
+        )
+        raise RecipeError(f"compute.tracking_uri (or MLFLOW_TRACKING_URI) {redacted(uri)!r}: {kind}", _NAMES)
+    return uri
 
 
 def check(uri: str) -> None:
@@ -63,8 +94,8 @@ def check(uri: str) -> None:
         except urllib.error.HTTPError as error:
             error.close()  # something answers; whether it is MLflow, and for us, is asked next
         except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise TrackingError(f"the MLflow server {shown(uri)} does not answer: {reason}", _ASK_HINT) from error
+            reason = redacted(str(getattr(error, "reason", error)))
+            raise TrackingError(f"the MLflow server {redacted(uri)} does not answer: {reason}", _ASK_HINT) from error
     with asking(uri):
         client(uri).search_experiments(max_results=1)
 
@@ -77,9 +108,7 @@ def client(uri: str) -> MlflowClient:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if uri.startswith(SQLITE):
-        Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    with asking(uri):
+    with asking(uri), _first(uri):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -103,11 +132,6 @@ def experiment_id(client: MlflowClient, name: str, output: str) -> str:
     return str(found.experiment_id)
 
 
-def shown(uri: str) -> str:
-    """A URI without the password that may be in it."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 def safe_name(name: str) -> str:
     """A name that MLflow takes for a metric or tag: letters, digits and `_-./ `; anything else becomes `_`."""
     return re.sub(r"[^\w\-./ ]", "_", name, flags=re.ASCII)
@@ -119,8 +143,8 @@ def asking(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        what = " ".join(str(error).split())[:500]
-        raise TrackingError(f"MLflow at {shown(uri)}: {what}", _ASK_HINT) from error
+        what = redacted(" ".join(str(error).split()))[:500]
+        raise TrackingError(f"MLflow at {redacted(uri)}: {what}", _ASK_HINT) from error
 
 
 def or_none(ask: Any, key: str) -> Any:
@@ -135,7 +159,31 @@ def or_none(ask: Any, key: str) -> Any:
 
 
 def _sqlite_in(directory: str) -> str:
-    return f"{SQLITE}{Path(directory.removeprefix('file://')).absolute() / 'mlflow.db'}"
+    # Quoted, since the path of a database's URI is unquoted, and ends at ? or #.
+    return SQLITE + quote(str(Path(directory.removeprefix("file://")).absolute() / "mlflow.db"))
+
+
+def sqlite_file(uri: str) -> Path:
+    """The file of an SQLite URI."""
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+
+
+@contextmanager
+def _first(uri: str) -> Iterator[None]:
+    """One process at a time where SQLite's tables may have to be made: MLflow's migrations do not wait for each
+    other."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    file = sqlite_file(uri)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(file.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    raw = Path(uri.removeprefix(SQLITE).partition("?")[0]).parent
+    if raw != file.parent:
+        with suppress(OSError):
+            raw.rmdir()  # MLflow makes a folder of the quoted name as well
 
 
 def default_sqlite(uri: str) -> str:
@@ -145,7 +193,7 @@ def default_sqlite(uri: str) -> str:
         TrackingError: there is none.
     """
     default = _sqlite_in(str(Compute.model_fields["output"].default))
-    if not Path(default.removeprefix(SQLITE)).exists():
+    if not sqlite_file(default).exists():
         raise TrackingError(f"{uri}: no MLflow server is named", "set MLFLOW_TRACKING_URI, or give the tracking URI")
     return default
 

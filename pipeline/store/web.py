@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
 from email.message import Message
 from pathlib import Path
 from typing import Final
 
+from pipeline.redaction import credentials
 from pipeline.store import faults
 
 _TIMEOUT_S: Final = 60
@@ -80,7 +82,9 @@ class _Refused(OSError):
 
 
 def _request(uri: str, method: str, headers: Mapping[str, str]) -> tuple[Message, bytes]:
-    request = urllib.request.Request(uri, headers=dict(headers), method=method)
+    address, user, password = credentials(uri)
+    login = {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"} if user else {}
+    request = urllib.request.Request(address, headers={**headers, **login}, method=method)
     for attempt in range(1, faults.TRIES + 1):
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:

@@ -32,6 +32,7 @@ from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.recipe import Recipe, absolute, replace
+from pipeline.redaction import redacted_tree
 from pipeline.train import on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
 from pipeline.train.worker import joined, stated_threads, work
@@ -85,6 +86,7 @@ def fit(
     """
     world = World.detect()
     store.configure(recipe.compute.storage)
+    on_mlflow.login(recipe.compute)
     _check(recipe, world)
     with ExitStack() as stack:
         if world.size > 1:
@@ -166,7 +168,7 @@ def _open(
             plan_of(reads, manifest, moments, mapped=mapped)
         for split, place in prepared.items():
             logger.info("%s are read from %s", _READ[split], place or "the files")
-        stated = on_mlflow.without_secrets(recipe.model_dump(mode="json"))
+        stated = redacted_tree(recipe.model_dump(mode="json"))
         manifest.write(store.join(run_uri, MANIFEST))
         store.write_json(store.join(run_uri, RECIPE), stated)
         if recipe.compute.runner == "ray":
@@ -178,7 +180,7 @@ def _open(
         run_id = on_mlflow.start_run(recipe, uri, run_uri=run_uri, tags=tags, parent_run=parent.run_id)
         tracking = {"uri": uri, "run_id": run_id}
     return {
-        "recipe": absolute(reads).model_dump(mode="json"),
+        "recipe": absolute(replace(reads, {"compute.tracking_uri": uri})).model_dump(mode="json"),
         "stated": stated,
         "fingerprint": recipe.fingerprint,
         "run_uri": run_uri,

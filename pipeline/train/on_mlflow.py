@@ -11,8 +11,8 @@ import importlib
 import json
 import logging
 import math
+import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,8 @@ from pipeline import config, store
 from pipeline.data import quarantine
 from pipeline.errors import StorageError, TrackingError
 from pipeline.model.bundle import Bundle
-from pipeline.recipe import Recipe
+from pipeline.recipe import Compute, Recipe
+from pipeline.redaction import credentials, redacted, redacted_tree
 
 METRICS = "metrics.jsonl"
 UNSENT = "metrics-unsent.jsonl"
@@ -40,13 +41,14 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
-def without_secrets(tree: Any) -> Any:
-    """The same plain tree with user names and passwords taken out of URIs."""
-    if isinstance(tree, Mapping):
-        return {key: without_secrets(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [without_secrets(value) for value in tree]
-    return re.sub(r"(://)[^/@\s]+@", r"\1", tree) if isinstance(tree, str) else tree
+def login(compute: Compute) -> None:
+    """Put user and password of the tracking server's URI where MLflow looks for them, also in processes started later.
+
+    They are sent to whatever server this process asks.
+    """
+    _, user, password = credentials(compute.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "")
+    if user:
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
 
 
 def reach(recipe: Recipe) -> str | None:
@@ -84,7 +86,7 @@ def start_run(recipe: Recipe, uri: str, *, run_uri: str, tags: Mapping[str, str]
             named = {"mlflow.runName": run_uri.rstrip("/").rpartition("/")[2], **parent}
             run_id = str(client.create_run(experiment, tags={**named, **tags}).info.run_id)
             _log_recipe(client, run_id, recipe)
-    store.write_json(store.join(run_uri, _LINK), {"tracking_uri": without_secrets(uri), "run_id": run_id})
+    store.write_json(store.join(run_uri, _LINK), {"tracking_uri": redacted(uri), "run_id": run_id})
     return run_id
 
 
@@ -142,7 +144,7 @@ def _known_run(client: Any, uri: str, run_uri: str) -> str | None:
         link = store.read_json(store.join(run_uri, _LINK))
     except FileNotFoundError:
         return None
-    if link["tracking_uri"] != without_secrets(uri):
+    if link["tracking_uri"] != redacted(uri):
         return None
     run_id = str(link["run_id"])
     run = _platform().or_none(client.get_run, run_id)
@@ -153,7 +155,7 @@ def _known_run(client: Any, uri: str, run_uri: str) -> str | None:
 
 
 def _log_recipe(client: Any, run_id: str, recipe: Recipe) -> None:
-    tree = without_secrets(recipe.model_dump(mode="json"))
+    tree = redacted_tree(recipe.model_dump(mode="json"))
     param = importlib.import_module("mlflow.entities").Param
     params = [param(path, str(value)[:_MAX_VALUE]) for path, value in config.leaves(tree)]
     for first in range(0, len(params), _MAX_PARAMS):

@@ -63,6 +63,7 @@ def search(recipe: Recipe, *, manifest: Manifest | None = None, progress: Advanc
             "give data.split.val a share, or name some scenes val in the split table",
         )
     store.configure(recipe.compute.storage)
+    on_mlflow.login(recipe.compute)
     platform = _platform("tune.on_ray")
     with _platform("train.on_ray").connected(recipe.compute):
         concurrent = platform.max_concurrent(recipe)

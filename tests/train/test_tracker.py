@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import store
+from pipeline.redaction import redacted_tree
 from pipeline.train import on_mlflow
 from pipeline.train.fit import Parent, fit
 from pipeline.train.on_mlflow import Tracker
@@ -110,9 +111,9 @@ def test_in_a_bucket_the_lines_are_there_at_the_end(s3_server):
     assert [row["loss"] for row in on_mlflow.read_rows(store.join(run, "metrics.jsonl"))] == [0.5]
 
 
-def test_without_secrets():
+def test_secrets_are_taken_out_of_trees():
     tree = {"a": ["http://me:pass@host/x", 3], "b": {"c": "s3://key:secret@bucket/p", "d": "me@host"}}
-    assert on_mlflow.without_secrets(tree) == {"a": ["http://host/x", 3], "b": {"c": "s3://bucket/p", "d": "me@host"}}
+    assert redacted_tree(tree) == {"a": ["http://host/x", 3], "b": {"c": "s3://bucket/p", "d": "me@host"}}
 
 
 class StopAt:

@@ -25,6 +25,7 @@ from pipeline.log import Advance
 from pipeline.recipe import Data, Recipe
 from pipeline.recipe.data import BEFORE, Quarantine
 from pipeline.recipe.sampling import BlocksSplit, HashSplit
+from pipeline.redaction import redacted_tree
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +261,7 @@ def _indexed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
     """The keys that mean something else; what an older version did not know was as if it were not given."""
-    then, now = _indexed(_completed(then)), _indexed(now)
+    then, now = redacted_tree(_indexed(_completed(then))), redacted_tree(_indexed(now))
     return {key for key in then | now if then.get(key) != now.get(key)}
 
 
@@ -283,7 +284,7 @@ def _publish(recipe: Recipe, manifest: Manifest, before: Manifest | None) -> Non
         logger.info("manifest %s: unchanged", manifest.digest[:12])
     else:
         logger.info("manifest %s: written to %s", manifest.digest[:12], uri)
-    pointer = {"digest": manifest.digest, "path": path, "data": manifest.data}
+    pointer = {"digest": manifest.digest, "path": path, "data": redacted_tree(manifest.data)}
     store.write_json(store.join(_home(recipe), _POINTER), pointer)
 
 
