@@ -32,7 +32,7 @@ from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.recipe import Recipe, absolute, replace
-from pipeline.train import on_mlflow
+from pipeline.train import checkpoint, on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
 from pipeline.train.worker import joined, stated_threads, work
 from pipeline.world import World
@@ -207,6 +207,7 @@ def _closing(payload: dict[str, Any]) -> Iterator[None]:
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        logger.warning("training was interrupted; %s", checkpoint.next_step(payload["run_uri"]))
         raise
     finally:
         if payload["mlflow"] is not None:
