@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from pipeline import config, log, store
 from pipeline.command import Result
 from pipeline.data import commands as data_commands
 from pipeline.data import quarantine
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StorageError
 from pipeline.model import commands
 from pipeline.recipe import Recipe
 from pipeline.redaction import redacted, redacted_tree
@@ -48,18 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         if options.json:
             said = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-            _print_json(redacted_tree(said))
+            _print(_json(redacted_tree(said)))
         print(redacted(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        rest = "; the same command goes on from the newest checkpoint" if run is _train else ""
-        print(f"interrupted{rest}", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     if world.leader:
-        if options.json:
-            _print_json(record)
-        else:
-            print(text)
+        return _print(_json(record) if options.json else text) or code
     return code
 
 
@@ -79,8 +76,29 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _print_json(record: dict[str, Any]) -> None:
-    print(json.dumps(store.nan_to_null(record), default=str))
+def _json(record: dict[str, Any]) -> str:
+    return json.dumps(store.nan_to_null(record), default=str)
+
+
+def _print(text: str) -> int:
+    """Write to stdout, in whatever encoding it has; returns 75 if it cannot be written, else 0.
+
+    A reader such as `head` that has read enough is no error.
+    """
+    if sys.stdout is None:  # the shell closed it
+        return 0
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer is written when Python ends, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"error: the output cannot be written: {error}", file=sys.stderr)
+        return StorageError.exit_code
+    return 0
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -109,7 +127,7 @@ def _train(options: argparse.Namespace) -> Result:
     }
     left_out = quarantine.read(bundle.uri.rpartition("/")[0])
     text = "\n".join([_table(record), *(f"left out: {line}" for line in left_out.lines)])
-    next_ = f"next: segpipe evaluate {options.recipe} --model {bundle.uri}"
+    next_ = "next: " + shlex.join(["segpipe", "evaluate", options.recipe, *options.overrides, "--model", bundle.uri])
     return record | {"left_out": left_out.to_json()}, f"{text}\n\n{next_}", 0
 
 

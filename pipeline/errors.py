@@ -7,7 +7,8 @@
     │   ├── SceneError                3   a raster cannot be opened or read, is misaligned, has other bands
     │   ├── LabelError                3   a label holds a value without a class: value, count, scene
     │   ├── ManifestError             3   no scenes, an empty split, a group in two splits, stale manifest
-    │   └── BundleError               3   a bundle that is incomplete, foreign or newer than this program
+    │   ├── BundleError               3   a bundle that is incomplete, foreign or newer than this program
+    │   └── DamagedError              3   a file that this program wrote does not hold what it writes there
     ├── TrainingError                 4
     │   ├── DivergedError             4   the loss is not finite any more
     │   └── CheckpointError           4   a checkpoint of another recipe or another network
@@ -72,6 +73,10 @@ class ManifestError(DataError):
 
 class BundleError(DataError):
     """A bundle cannot be used: incomplete, not a bundle, or made by a newer version."""
+
+
+class DamagedError(DataError):
+    """A file that this program wrote does not hold what it writes there."""
 
 
 class TrainingError(PipelineError):

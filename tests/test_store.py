@@ -13,7 +13,7 @@ import pytest
 import rasterio
 
 from pipeline import store
-from pipeline.errors import StorageError
+from pipeline.errors import DamagedError, StorageError
 from tests.servers import S3
 
 
@@ -165,7 +165,7 @@ def test_nan_is_not_json(tmp_path: Path) -> None:
 
 def test_damaged_json_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(StorageError, match=r"x\.json is not JSON"):
+    with pytest.raises(DamagedError, match=r"x\.json is damaged"):
         store.read_json(str(tmp_path / "x.json"))
 
 

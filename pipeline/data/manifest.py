@@ -19,7 +19,7 @@ from pipeline.data.classes import Classes
 from pipeline.data.outlines import is_outline
 from pipeline.data.scenes import BETWEEN, Scene
 from pipeline.data.splits.dividing import SPLITS
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, PipelineError
 from pipeline.redaction import redacted_tree
 
 MANIFEST_VERSION: Final = 4
@@ -151,6 +151,15 @@ class Manifest:
             ManifestError: there is none, it is damaged, or newer than this program.
         """
         table, metadata = _read_table(uri)
+        try:
+            return cls._of_table(uri, table, metadata, root)
+        except PipelineError:
+            raise
+        except store.NOT_AS_WRITTEN as error:
+            raise ManifestError(f"{uri} is damaged ({error!r:.300})", "run `segpipe index` again") from error
+
+    @classmethod
+    def _of_table(cls, uri: str, table: pa.Table, metadata: dict[str, Any], root: str | None) -> Manifest:
         if metadata["version"] > MANIFEST_VERSION:
             raise ManifestError(
                 f"{uri} is of version {metadata['version']}; this program reads up to {MANIFEST_VERSION}",
@@ -243,5 +252,5 @@ def _read_table(uri: str) -> tuple[pa.Table, dict[str, Any]]:
         return table, json.loads(table.schema.metadata[_METADATA_KEY])
     except FileNotFoundError:
         raise ManifestError(f"there is no manifest at {uri}", "run `segpipe index`") from None
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, *store.NOT_AS_WRITTEN) as error:
         raise ManifestError(f"{uri} is no manifest, or damaged ({error})", "run `segpipe index` again") from error

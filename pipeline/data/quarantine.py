@@ -15,6 +15,7 @@ from pipeline.recipe.data import Data, Quarantine
 FILE: Final = "left_out.json"
 """In a run's directory, if it left anything out."""
 
+_HINT: Final = "remove it to go on without the list of what training left out, or train again with --overwrite"
 NONE: Final = -1
 """For a number, where there is no chip."""
 
@@ -148,9 +149,13 @@ def write(run_uri: str, found: LeftOut) -> None:
 
 
 def read(run_uri: str) -> LeftOut:
-    """What `write` kept; nothing if there is no such file."""
+    """What `write` kept; nothing if there is no such file.
+
+    Raises:
+        DamagedError: the file is damaged.
+    """
     try:
-        return LeftOut.from_json(store.read_json(store.join(run_uri, FILE)))
+        return store.read_record(store.join(run_uri, FILE), LeftOut.from_json, _HINT)
     except FileNotFoundError:
         return LeftOut()
 

@@ -12,13 +12,12 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from pipeline import store
 from pipeline.data.classes import Classes
 from pipeline.data.statistics.moments import Statistics
 from pipeline.data.statistics.normalise import Normalisation, plain
-from pipeline.errors import BundleError, StorageError
+from pipeline.errors import BundleError, DamagedError, DataError
 from pipeline.metrics import Task
 from pipeline.model import optimise
 from pipeline.model.networks import Network, build
@@ -43,6 +42,8 @@ _DIGEST: Final = "sha256"
 META: Final = "bundle.json"
 WEIGHTS: Final = "weights.safetensors"
 FILES: Final = (META, WEIGHTS)
+MOST_BYTES: Final = 64 << 20
+"""Of a description: no recipe and no statistics come near it."""
 
 
 def save(  # noqa: PLR0913 - one argument for each field of the record that it returns
@@ -118,16 +119,15 @@ def load(uri: str | Path) -> Bundle:
     """
     uri = str(uri)
     try:
-        tree = store.read_json(store.join(uri, META))
-    except (FileNotFoundError, NotADirectoryError) as error:
+        bundle = store.read_record(store.join(uri, META), partial(_parse, uri), most_bytes=MOST_BYTES)
+    except FileNotFoundError as error:
         raise BundleError(f"{uri} is not a bundle: it has no {META}", _candidates(uri)) from error
-    except StorageError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise BundleError(f"{uri}: {META} is damaged ({error.__cause__})", "make the bundle again") from error
+    except DataError as error:
         if isinstance(error.__cause__, NotADirectoryError):
             raise BundleError(f"{uri} is not a bundle: it is a file", _candidates(uri)) from error
+        if isinstance(error, DamagedError):
+            raise BundleError(error.message, "make the bundle again") from error
         raise
-    bundle = _parse(uri, tree)
     found = _sha256(_weights(bundle))
     if found != bundle.weights_sha256:
         raise BundleError(
@@ -147,11 +147,7 @@ def _parse(uri: str, tree: Any) -> Bundle:
             f"this is segpipe {_program()}, which reads versions up to {BUNDLE_VERSION}",
             f"install segpipe {tree.get('program', '?')} or newer",
         )
-    try:
-        bundle = Bundle.from_json(uri, tree)
-    except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise BundleError(f"{uri}: {META} is incomplete or damaged: {what}", "make the bundle again") from error
+    bundle = Bundle.from_json(uri, tree)
     if tree["bundle_version"] >= _WITH_DIGEST and tree.get(_DIGEST) != (found := _sha256_of(tree)):
         raise BundleError(
             f"{uri}: {META} has changed since the bundle was made: its sha256 is {found[:12]}..., "

@@ -9,18 +9,19 @@ For networks that grew up in other people's loops. What this program trains is a
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import store
 from pipeline.data.statistics.normalise import Normalisation
-from pipeline.errors import BundleError, StorageError
+from pipeline.errors import BundleError, DamagedError, RecipeError
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import WEIGHTS, _program, _sha256
 from pipeline.model.networks import Network, build
@@ -28,6 +29,7 @@ from pipeline.recipe import networks as recipe
 
 NETWORK_VERSION: Final = 1
 META: Final = "network.json"
+_MOST_PLANES: Final = 1 << 16
 _SECTION: Final[TypeAdapter[recipe.Model]] = TypeAdapter(recipe.Model)
 
 
@@ -97,7 +99,12 @@ def load_model(uri: str | Path, *, device: str | torch.device = "cpu") -> Networ
             "copy the directory again from where it was made",
         )
     with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
-        network = build(section, bands, classes)
+        try:
+            network = build(section, bands, classes)
+        except RecipeError as error:
+            raise BundleError(
+                f"{uri}: {META} describes no network: {error.message}", "save the network again"
+            ) from error
     if normalisation is not None:
         network.set_normalisation(normalisation)
     try:
@@ -110,30 +117,32 @@ def load_model(uri: str | Path, *, device: str | torch.device = "cpu") -> Networ
     return network.to(device).eval()
 
 
-def _read(uri: str) -> tuple[recipe.Network, int, int, str, Normalisation | None]:
+_Read = tuple[recipe.Network, int, int, str, Normalisation | None]
+
+
+def _read(uri: str) -> _Read:
     """Section, bands, classes, digest of the weights, and how pixels are normalised if the file says so."""
-    again = "save the network again"
     try:
-        tree: Any = store.read_json(store.join(uri, META))
-    except StorageError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise BundleError(f"{uri}: {META} is damaged ({error.__cause__})", again) from error
-        raise
+        return store.read_record(store.join(uri, META), partial(_parse, uri), most_bytes=bundles.MOST_BYTES)
+    except DamagedError as error:
+        raise BundleError(error.message, "save the network again") from error
+
+
+def _parse(uri: str, tree: Any) -> _Read:
     if not isinstance(tree, dict) or not isinstance(tree.get("network_version"), int):
-        raise BundleError(f"{uri} is not a network: {META} has no network_version", again)
+        raise BundleError(f"{uri} is not a network: {META} has no network_version", "save the network again")
     if tree["network_version"] > NETWORK_VERSION:
         raise BundleError(
             f"{uri} is a network of version {tree['network_version']}, saved by segpipe {tree.get('program', '?')}; "
             f"this is segpipe {_program()}, which reads versions up to {NETWORK_VERSION}",
             f"install segpipe {tree.get('program', '?')} or newer",
         )
-    try:
-        section = _SECTION.validate_python(tree["model"])
-        normalisation = Normalisation.from_json(tree["normalisation"]) if tree.get("normalisation") else None
-        return section, int(tree["bands"]), int(tree["classes"]), str(tree["weights_sha256"]), normalisation
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise BundleError(f"{uri}: {META} is incomplete or damaged: {what}", again) from error
+    section = _SECTION.validate_python(tree["model"])
+    normalisation = Normalisation.from_json(tree["normalisation"]) if tree.get("normalisation") else None
+    bands, classes = int(tree["bands"]), int(tree["classes"])
+    if not (0 < bands <= _MOST_PLANES and 0 < classes <= _MOST_PLANES):
+        raise ValueError(f"{bands:.3g} bands and {classes:.3g} classes")
+    return section, bands, classes, str(tree["weights_sha256"]), normalisation
 
 
 def _weights(uri: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from pipeline import store
 from pipeline.errors import BundleError, RecipeError
 from pipeline.model.encoders import weights
 
@@ -33,7 +34,7 @@ def read(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], dic
     try:
         found = json.loads((path / _CONFIG).read_text())
         found["architecture"] = found.pop("_model_class")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *store.NOT_AS_WRITTEN) as error:
         raise BundleError(
             f"{path} is no folder of save_pretrained: {_CONFIG} cannot be read ({type(error).__name__}: {error})",
             f"give the folder that holds {_CONFIG} and {_WEIGHTS}, or a weight file",

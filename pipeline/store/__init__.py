@@ -10,6 +10,7 @@ from pipeline.store.copies import download_dir, local_file, remove_at_exit, shar
 from pipeline.store.disk import Cache
 from pipeline.store.faults import failure, meaning, pause
 from pipeline.store.files import (
+    NOT_AS_WRITTEN,
     beside,
     concurrency,
     exists,
@@ -19,6 +20,7 @@ from pipeline.store.files import (
     other_spelling,
     read_bytes,
     read_json,
+    read_record,
     read_start,
     regular_file,
     size_of,
@@ -30,6 +32,7 @@ from pipeline.store.writing import append_line, nan_to_null, remove, upload_dir,
 from pipeline.uris import gdal_path, is_local, is_web, join
 
 __all__ = [
+    "NOT_AS_WRITTEN",
     "Cache",
     "append_line",
     "arrow",
@@ -57,6 +60,7 @@ __all__ = [
     "pause",
     "read_bytes",
     "read_json",
+    "read_record",
     "read_start",
     "regular_file",
     "remove",

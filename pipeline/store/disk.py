@@ -74,7 +74,7 @@ class Cache:
         """
         stem = self._path(name)
         for found in stem.parent.glob(f"{stem.name}-*{suffix}"):
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 if found.stat().st_size == int(found.name.removeprefix(f"{stem.name}-").removesuffix(suffix)):
                     self._touch(found)
                     return found

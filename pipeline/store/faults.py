@@ -19,7 +19,7 @@ Meaning = Literal["missing", "forbidden", "throttled", "away", "unknown"]
 TRIES: Final = 5
 """How often a request is made before it is given up."""
 
-_NEVER_READ: Final = (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EACCES, errno.EINVAL)
+_NEVER_READ: Final = (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EINVAL)
 """Of local files, what trying again does not mend."""
 _WORDS: Final[tuple[tuple[Meaning, str], ...]] = (
     ("throttled", r"slow ?down|reduce your request rate|too many requests|throttl|(code|error)[ =:(]+(429|503)\b"),

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pipeline.errors import DataError, StorageError
+from pipeline.errors import DamagedError, DataError, PipelineError, StorageError
 from pipeline.store import s3, settings, web
 from pipeline.store.faults import translated
 from pipeline.uris import is_local, is_web, join, local_path, s3_path
 
+T = TypeVar("T")
+
+NOT_AS_WRITTEN: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+"""What the parser of a record raises where the record has other types, keys, lengths or depth."""
 _MANY_READERS: Final = 16
 _SIDECARS: Final = (".msk", ".ovr", ".aux.xml")
 
@@ -94,12 +98,39 @@ def read_json(uri: str) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: it cannot be read, or is not JSON.
+        DamagedError: it is not JSON, or nested too deeply.
+        StorageError: it cannot be read.
     """
+    return read_record(uri, lambda tree: tree)
+
+
+def read_record(
+    uri: str, build: Callable[[Any], T], hint: str = "remove it, and make it again", *, most_bytes: int | None = None
+) -> T:
+    """The content as JSON, and what `build` makes of it.
+
+    Args:
+        uri: of a file that this program wrote.
+        build: takes the parsed JSON; it may raise any of NOT_AS_WRITTEN where that has another form.
+        hint: what to do about a damaged file.
+        most_bytes: a larger file is damaged; it is not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: it is not JSON, nested too deeply, or not of the form that `build` takes.
+        StorageError: it cannot be read.
+        PipelineError: what else `build` raises.
+    """
+    if most_bytes is not None and (size := size_of(uri)) > most_bytes:
+        raise DamagedError(f"{uri} is damaged (it has {size} bytes, more than {most_bytes})", hint)
+    content = read_bytes(uri)
     try:
-        return json.loads(read_bytes(uri))
-    except ValueError as error:
-        raise StorageError(f"{uri} is not JSON: {error}", "the file is damaged; remove it and make it again") from error
+        return build(json.loads(content))
+    except PipelineError:
+        raise
+    except NOT_AS_WRITTEN as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise DamagedError(f"{uri} is damaged ({what:.300})", hint) from error
 
 
 def glob(pattern: str, *, root: str = "") -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import pickle
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from pipeline import store
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, DamagedError, StorageError
 
 FORMAT = 1
 
@@ -55,7 +54,7 @@ def newest(run_uri: str) -> str | None:
         uri = store.join(root, name)
         if _whole(uri):
             return uri
-        logger.warning("checkpoint %s is incomplete; looking for an older one", uri)
+        logger.warning("checkpoint %s is incomplete or damaged; looking for an older one", uri)
     return None
 
 
@@ -70,6 +69,17 @@ def start_of(run_uri: str) -> int:
     return step_of(uri) if uri else 0
 
 
+def next_step(run_uri: str) -> str:
+    """What the same command does after a run ended early, for a message."""
+    try:
+        step = start_of(run_uri)
+    except StorageError:
+        return "the same command goes on from the newest checkpoint, if there is one"
+    if step == 0:
+        return "no checkpoint was written yet: the same command begins again"
+    return f"the same command goes on from the newest checkpoint (step {step})"
+
+
 def load(uri: str, fingerprint: str, device: torch.device | str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
     """State and meta of a checkpoint.
 
@@ -78,9 +88,9 @@ def load(uri: str, fingerprint: str, device: torch.device | str = "cpu") -> tupl
     """
     hint = f"remove {uri} to go on from an older checkpoint, or give --overwrite to begin again"
     try:
-        meta: dict[str, Any] = json.loads(store.read_bytes(store.join(uri, "meta.json")))
+        meta = _meta(uri)
         data = store.read_bytes(store.join(uri, "state.pt"))
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, DamagedError) as error:
         raise CheckpointError(f"checkpoint {uri} is incomplete: {error}", hint) from error
     if meta["format"] > FORMAT:
         raise CheckpointError(f"checkpoint {uri} has format {meta['format']}, this program reads {FORMAT}")
@@ -111,10 +121,22 @@ def _names(run_uri: str) -> list[str]:
 def _whole(uri: str) -> bool:
     """A store that does not answer is an error here: taken for a missing checkpoint, training would begin again."""
     try:
-        meta = json.loads(store.read_bytes(store.join(uri, "meta.json")))
-        return bool(store.size_of(store.join(uri, "state.pt")) == meta["bytes"])
-    except (FileNotFoundError, ValueError, KeyError):
+        return bool(store.size_of(store.join(uri, "state.pt")) == _meta(uri)["bytes"])
+    except (FileNotFoundError, DamagedError):
         return False
+
+
+def _meta(uri: str) -> dict[str, Any]:
+    return store.read_record(store.join(uri, "meta.json"), _checked)
+
+
+def _checked(tree: dict[str, Any]) -> dict[str, Any]:
+    """The meta of a checkpoint, if it has what `load` needs."""
+    wanted = {"format": int, "bytes": int, "sha256": str, "fingerprint": str}
+    other = [name for name, kind in wanted.items() if not isinstance(tree[name], kind)]
+    if other:
+        raise ValueError(f"{', '.join(other)} of another type")
+    return tree
 
 
 def _prune(run_uri: str, keep: int) -> None:

@@ -33,7 +33,7 @@ from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.recipe import Recipe, absolute, replace
 from pipeline.redaction import redacted_tree
-from pipeline.train import on_mlflow
+from pipeline.train import checkpoint, on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
 from pipeline.train.worker import joined, stated_threads, work
 from pipeline.world import World
@@ -209,6 +209,7 @@ def _closing(payload: dict[str, Any]) -> Iterator[None]:
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        logger.warning("training was interrupted; %s", checkpoint.next_step(payload["run_uri"]))
         raise
     finally:
         if payload["mlflow"] is not None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline import config, store
 from pipeline.data import quarantine
-from pipeline.errors import StorageError, TrackingError
+from pipeline.errors import DamagedError, StorageError, TrackingError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Compute, Recipe
 from pipeline.redaction import credentials, redacted, redacted_tree
@@ -35,6 +35,7 @@ _SEND_EVERY_S = 2.0
 _RETRY_S = 5.0
 _UPLOAD_EVERY_S = 15.0
 _CLOSE_S = 20.0
+_SHOWN_LINES = 10
 
 logger = logging.getLogger(__name__)
 
@@ -107,18 +108,35 @@ def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
             if left_out.rows:
                 client.log_dict(run_id, left_out.to_json(), quarantine.FILE)
             client.set_terminated(run_id, status)
-    except StorageError as error:
+    except (StorageError, DamagedError) as error:
         logger.warning("MLflow run %s is %s, but stays open: %s", run_id, status, error.message)
 
 
 def read_rows(uri: str, last: int = 0) -> list[Row]:
     """Records of a file of JSON lines, or the `last` ones; none if there is no file."""
     try:
-        lines = store.read_bytes(uri).decode().splitlines()[-last:]
+        lines = store.read_bytes(uri).decode(errors="replace").split("\n")
     except FileNotFoundError:
         return []
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()][-last:]
+    rows = [_row(line) for _, line in numbered]
     # A kill can cut the last line short.
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    damaged = [number for (number, _), row in zip(numbered, rows, strict=True) if row is None and number < len(lines)]
+    if damaged and not last:  # who follows a run asks for the last ones again and again
+        shown = ", ".join(map(str, damaged[:_SHOWN_LINES]))
+        logger.warning("%s: %d damaged records left out (line %s)", uri, len(damaged), shown)
+    return [row for row in rows if row is not None]
+
+
+def _row(line: str) -> Row | None:
+    """A record of numbers at a step and a time; None of a line that holds none."""
+    try:
+        row = json.loads(line)
+        plain = isinstance(row["step"], int) and isinstance(row["time"], int)
+        numbers = all(value is None or isinstance(value, int | float) for value in row.values())
+    except store.NOT_AS_WRITTEN:
+        return None
+    return row if plain and numbers else None
 
 
 def register(bundle: Bundle, name: str, *, uri: str, run_id: str) -> str:
@@ -140,18 +158,26 @@ def _platform() -> Any:
 
 def _known_run(client: Any, uri: str, run_uri: str) -> str | None:
     """Id of the run that an earlier attempt opened on the same server, open again; None if there is none."""
-    try:
-        link = store.read_json(store.join(run_uri, _LINK))
-    except FileNotFoundError:
+    link = read_link(run_uri)
+    if link is None or link[0] != redacted(uri):
         return None
-    if link["tracking_uri"] != redacted(uri):
-        return None
-    run_id = str(link["run_id"])
+    run_id = link[1]
     run = _platform().or_none(client.get_run, run_id)
     if run is None or run.info.lifecycle_stage != "active":
         return None
     client.update_run(run_id, status="RUNNING")
     return run_id
+
+
+def read_link(run_uri: str) -> tuple[str, str] | None:
+    """Tracking URI and MLflow run id that a run directory belongs to; None if it says none."""
+    try:
+        return store.read_record(store.join(run_uri, _LINK), lambda link: (link["tracking_uri"], str(link["run_id"])))
+    except FileNotFoundError:
+        return None
+    except DamagedError as error:
+        logger.warning("%s; it says no MLflow run", error.message)
+        return None
 
 
 def _log_recipe(client: Any, run_id: str, recipe: Recipe) -> None:

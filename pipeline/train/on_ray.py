@@ -137,7 +137,7 @@ def run(payload: dict[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any
         try:
             result = trainer.fit()
         except ray_train.TrainingFailedError as error:
-            raise _translated(error) from error
+            raise _translated(error, payload["run_uri"]) from error
         except SystemExit:  # how Ray ends after an interrupt
             raise KeyboardInterrupt from None
     returned: dict[str, Any] = result.return_value
@@ -224,7 +224,7 @@ def _dataset(payload: dict[str, Any]) -> Dataset:
     return chips
 
 
-def _translated(error: ray_train.TrainingFailedError) -> PipelineError:
+def _translated(error: ray_train.TrainingFailedError, run_uri: str) -> PipelineError:
     """Our own error inside Ray's, or what happened to which worker."""
     failure = getattr(error, "controller_failure", None)
     ours = unwrap(failure) or unwrap(error)
@@ -234,7 +234,7 @@ def _translated(error: ray_train.TrainingFailedError) -> PipelineError:
     rank, cause = next(iter(failures.items()))
     return TrainingError(
         f"worker {rank} failed: {type(cause).__name__}: {cause}",
-        "the same command goes on from the newest checkpoint",
+        checkpoint.next_step(run_uri),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -143,15 +143,17 @@ def read(uri: str) -> Report:
     """
     path = store.join(uri, JSON_NAME)
     try:
-        tree = store.read_json(path)
-        version = tree["report_version"]
-        if version > REPORT_VERSION:
-            raise DataError(f"{path}: report version {version}, this program knows {REPORT_VERSION}", "update segpipe")
-        return Report.from_json(tree, uri)
+        return store.read_record(path, partial(_parse, uri), "evaluate again with --overwrite")
     except FileNotFoundError:
         raise DataError(f"{path}: no report here", "write one with `segpipe evaluate`") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: damaged report ({error})", "evaluate again with --overwrite") from error
+
+
+def _parse(uri: str, tree: Any) -> Report:
+    version = tree["report_version"]
+    if version > REPORT_VERSION:
+        path = store.join(uri, JSON_NAME)
+        raise DataError(f"{path}: report version {version}, this program knows {REPORT_VERSION}", "update segpipe")
+    return Report.from_json(tree, uri)
 
 
 def write(report: Report, shown: Sequence[Mapping[str, str]] = ()) -> None:
@@ -168,7 +170,7 @@ def write(report: Report, shown: Sequence[Mapping[str, str]] = ()) -> None:
 def add_decision(uri: str, heading: str, promoted: bool, reasons: Sequence[str]) -> None:
     """Show a gate's decision in the page of the report at `uri`, in place of an earlier one."""
     path = store.join(uri, HTML_NAME)
-    page = store.read_bytes(path).decode()
+    page = store.read_bytes(path).decode(errors="replace")
     before, _, rest = page.partition(_DECISION_BEGIN)
     _, _, after = rest.partition(_DECISION_END)
     items = Markup("").join(Markup("<li>{}</li>").format(reason) for reason in reasons)

@@ -12,6 +12,7 @@ from pipeline.errors import RecipeError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Recipe, Train, replace
 from pipeline.train.fit import Parent, fit, run_uri_of
+from pipeline.train.on_mlflow import read_link
 from pipeline.tune import space
 from pipeline.tune.records import MANIFEST, WORST
 
@@ -44,9 +45,10 @@ def run_id_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str, m
     """MLflow run of a trial, which its fit wrote beside its metrics; None if it did not come so far."""
     try:
         run_uri = run_uri_of(recipe_of(payload, point, name), manifest)
-        return str(store.read_json(store.join(run_uri, "mlflow.json"))["run_id"])
-    except (FileNotFoundError, RecipeError):
+    except RecipeError:
         return None
+    link = read_link(run_uri)
+    return link and link[1]
 
 
 def validated_every(section: Train) -> int:

@@ -124,7 +124,7 @@ def test_a_report_that_is_not_there_or_damaged_or_newer_says_so(made, tmp_path):
     with pytest.raises(DataError, match="report version 99, this program knows 1"):
         report.read(made.uri)
     path.write_text(json.dumps({k: v for k, v in tree.items() if k != "confusion"}))
-    with pytest.raises(DataError, match=r"damaged report .*confusion"):
+    with pytest.raises(DataError, match=r"report.json is damaged .*confusion"):
         report.read(made.uri)
 
 

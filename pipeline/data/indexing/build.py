@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -121,19 +122,54 @@ def current(recipe: Recipe) -> Manifest:
     """
     pointer = store.join(_home(recipe), _POINTER)
     try:
-        entry = store.read_json(pointer)
+        made_with, path = _pointer(_home(recipe))
     except FileNotFoundError:
         logger.info("no manifest yet: indexing %s", recipe.data.root)
         return index(recipe)
     data = recipe.data.model_dump(mode="json")
-    changed = sorted(_differing(entry["data"], data))
+    changed = sorted(_differing(made_with, data))
     if changed:
         raise ManifestError(
             f"the manifest in {pointer} was made with other values of {', '.join('data.' + key for key in changed)}",
             "run `segpipe index` again",
         )
-    manifest = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
+    manifest = Manifest.read(store.join(_home(recipe), path), root=recipe.data.root)
     return replace(manifest, data=data)
+
+
+def _pointer(home: str) -> tuple[dict[str, Any], str]:
+    """The data section that the last manifest of a recipe's directory was made with, and the manifest's name in it.
+
+    Raises:
+        FileNotFoundError: there was no `index` yet.
+        DamagedError: the file that says it is damaged.
+    """
+    uri = store.join(home, _POINTER)
+    return store.read_record(uri, lambda entry: (dict(entry["data"]), str(entry["path"])), "run `segpipe index` again")
+
+
+def _last(recipe: Recipe) -> Manifest:
+    """The last manifest of the recipe's name; where there is none, of another name in the same `compute.output` with
+    the same data section, so that a new name alone does not read the scenes again or change their splits.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it is damaged.
+    """
+    home = _home(recipe)
+    if not store.exists(store.join(home, _POINTER)):
+        home = _home_of_same_data(recipe)
+    return Manifest.read(store.join(home, _pointer(home)[1]), root=recipe.data.root)
+
+
+def _home_of_same_data(recipe: Recipe) -> str:
+    data = recipe.data.model_dump(mode="json")
+    for name in store.list_dirs(recipe.compute.output):
+        home = store.join(recipe.compute.output, name)
+        with suppress(FileNotFoundError, DataError):
+            if not _differing(_pointer(home)[0], data):
+                return home
+    raise FileNotFoundError(_POINTER)
 
 
 def kept_splits(recipe: Recipe) -> dict[str, str]:
@@ -142,10 +178,14 @@ def kept_splits(recipe: Recipe) -> dict[str, str]:
     if not isinstance(recipe.data.split, HashSplit):
         return {}
     try:
-        entry = store.read_json(store.join(_home(recipe), _POINTER))
-        before = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
+        before = _last(recipe)
         split = HashSplit.model_validate(before.data["split"])
-    except (FileNotFoundError, PipelineError, KeyError, TypeError, ValueError):
+    except FileNotFoundError:
+        return {}
+    except PipelineError as error:
+        logger.warning("the last manifest cannot be read, so groups may change their split: %s", error.message)
+        return {}
+    except store.NOT_AS_WRITTEN:  # divided by another kind of split
         return {}
     return {scene.group: scene.split for scene in before.scenes} if split == recipe.data.split else {}
 
@@ -153,9 +193,8 @@ def kept_splits(recipe: Recipe) -> dict[str, str]:
 def _before(recipe: Recipe) -> Manifest | None:
     """The last manifest, if it can be read and its recipe meant the same by the files."""
     try:
-        entry = store.read_json(store.join(_home(recipe), _POINTER))
-        before = Manifest.read(store.join(_home(recipe), entry["path"]), root=recipe.data.root)
-    except (FileNotFoundError, PipelineError, KeyError, TypeError):
+        before = _last(recipe)
+    except (FileNotFoundError, PipelineError):
         return None
     return None if _differing(before.data, recipe.data.model_dump(mode="json")) - {"split"} else before
 

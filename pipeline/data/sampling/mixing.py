@@ -7,9 +7,10 @@ groups that are as mixed as they can be, the group's size where all of a group i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from pipeline import store
 from pipeline.data.classes import IGNORE
 from pipeline.data.sampling.order import Order
+from pipeline.errors import DamagedError
 
 if TYPE_CHECKING:
     from pipeline.data.batches import Batch  # which knows of chips, and they of sampling
+
+logger = logging.getLogger(__name__)
 
 Shares = NDArray[np.float64]
 
@@ -167,10 +171,18 @@ def known(shares: Shares) -> Shares:
 def read(run_uri: str) -> dict[str, float]:
     """The numbers that a run kept; none if it did not."""
     try:
-        numbers: dict[str, float] = store.read_json(store.join(run_uri, FILE))
+        return store.read_record(store.join(run_uri, FILE), _numbers)
     except FileNotFoundError:
         return {}
-    return numbers
+    except DamagedError as error:
+        logger.warning("%s; the report says nothing about how batches were mixed", error.message)
+        return {}
+
+
+def _numbers(tree: Mapping[str, Any]) -> dict[str, float]:
+    if not all(value is None or isinstance(value, int | float) for value in tree.values()):
+        raise ValueError("not only numbers")
+    return dict(tree)
 
 
 def told(numbers: Mapping[str, float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -244,14 +244,11 @@ def worst_windows(report_uri: str, scenes: Sequence[Scene]) -> tuple[Worst, ...]
     uri = store.join(report_uri, _REPORT)
     positions = {scene.id: position for position, scene in enumerate(scenes)}
     try:
-        examples: list[Any] = store.read_json(uri)["examples"]
-        worst = [(e["scene"], Window(*map(int, e["window"]))) for e in examples if e["kind"] == "worst"]
+        worst = store.read_record(uri, _worst, "evaluate again")
     except FileNotFoundError:
         raise ManifestError(
             f"data.sampling.report: there is no report at {uri}", "write one with `segpipe evaluate --split train`"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(f"{uri} is damaged, or no report ({error})", "evaluate again") from error
     found = tuple(Worst(positions[scene], window) for scene, window in worst if scene in positions)
     if not found:
         raise ManifestError(
@@ -259,3 +256,7 @@ def worst_windows(report_uri: str, scenes: Sequence[Scene]) -> tuple[Worst, ...]
             "write the report with `segpipe evaluate --split train`, and evaluate.examples above 0",
         )
     return found
+
+
+def _worst(report: Mapping[str, Any]) -> list[tuple[str, Window]]:
+    return [(str(e["scene"]), Window(*map(int, e["window"]))) for e in report["examples"] if e["kind"] == "worst"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,8 +12,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import store
 from pipeline.data.sampling.presence import Presence, Runs
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, PipelineError
 
 PRESENCE_VERSION: Final = 1
 
@@ -48,7 +50,9 @@ def from_bytes(content: bytes, name: str) -> Presence:
             if int(arrays["version"]) > PRESENCE_VERSION:
                 raise ManifestError(f"{name} was written by a newer version", "use it, or remove the file")
             return _from_arrays(arrays)
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile, zlib.error) as error:
+    except PipelineError:
+        raise
+    except (OSError, EOFError, BadZipFile, zlib.error, struct.error, *store.NOT_AS_WRITTEN) as error:
         raise ManifestError(
             f"{name} is damaged, or no index of classes ({error})", "remove it; it will be made again"
         ) from error

@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -89,20 +89,22 @@ class Layout:
         """Of a folder of shards.
 
         Raises:
-            ManifestError: there is none, or it is damaged or of another version.
+            ManifestError: there is none, or it is of another version.
+            DamagedError: it is damaged.
         """
         place = store.join(uri, INDEX)
         try:
-            tree = store.read_json(place)
-            if (tree.pop("version"), tree.pop("chunk")) != (VERSION, CHUNK):
-                raise ManifestError(f"{place} is of another version of this program", HINT)
-            scenes = {name: Placed(**placed) for name, placed in tree.pop("scenes").items()}
-            files, sizes = tuple(tree.pop("files")), tuple(tree.pop("sizes"))
-            return cls(**tree, files=files, sizes=sizes, scenes=scenes)
+            return store.read_record(place, partial(cls._of_json, place), HINT)
         except FileNotFoundError:
             raise ManifestError(f"there are no prepared shards at {uri}", "run `segpipe prepare`") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ManifestError(f"{place} is damaged ({error})", HINT) from error
+
+    @classmethod
+    def _of_json(cls, place: str, tree: dict[str, Any]) -> Layout:
+        if (tree.pop("version"), tree.pop("chunk")) != (VERSION, CHUNK):
+            raise ManifestError(f"{place} is of another version of this program", HINT)
+        scenes = {name: Placed(**placed) for name, placed in tree.pop("scenes").items()}
+        files, sizes = tuple(map(str, tree.pop("files"))), tuple(map(int, tree.pop("sizes")))
+        return cls(**tree, files=files, sizes=sizes, scenes=scenes)
 
 
 def encode(cut: Cut) -> Iterator[tuple[tuple[int, int], bytes, tuple[Any, ...]]]:

@@ -79,7 +79,7 @@ def known(job: Job, uri: str) -> Written | None:
         if store.is_local(uri):
             File.open(uri)  # its table is whole; of one in a bucket, that would fetch it all
         return Written(note["size"], tuple(note["unreadable"]))
-    except (FileNotFoundError, PipelineError, KeyError, TypeError):
+    except (FileNotFoundError, PipelineError, *store.NOT_AS_WRITTEN):
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, Final
@@ -21,7 +21,7 @@ from pipeline.data.mapping.local import Map
 from pipeline.data.scenes import Scene
 from pipeline.data.statistics.moments import Statistics
 from pipeline.data.windows import Window
-from pipeline.errors import ManifestError
+from pipeline.errors import DamagedError, ManifestError
 from pipeline.recipe import Data, Recipe
 
 logger = logging.getLogger(__name__)
@@ -113,15 +113,22 @@ def cached(recipe: Recipe, manifest: Manifest, mapped: Map = local.mapped) -> St
         "reading": recipe.data.reading.model_dump(mode="json"),
     }
     try:
-        entry: dict[str, Any] = store.read_json(uri)
-        if entry["made_of"] == made_of:
-            return Statistics.from_json(entry["statistics"])
+        found = store.read_record(uri, lambda entry: _statistics(entry, made_of))
+        if found is not None:
+            return found
     except FileNotFoundError:
         pass
+    except DamagedError as error:
+        logger.warning("%s; the statistics are computed again", error.message)
     statistics = compute(manifest, recipe.data, mapped)
     store.write_json(uri, {"made_of": made_of, "statistics": statistics.to_json()})
     logger.info("statistics of %d pixels written to %s", statistics.count, uri)
     return statistics
+
+
+def _statistics(entry: Mapping[str, Any], made_of: Mapping[str, Any]) -> Statistics | None:
+    """Those of an entry, if it was made of the same."""
+    return Statistics.from_json(entry["statistics"]) if entry["made_of"] == made_of else None
 
 
 def _windows(sizes: Sequence[tuple[int, int, int]], num_pixels: int) -> list[tuple[int, Window]]:
