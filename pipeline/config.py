@@ -36,6 +36,8 @@ _MAX_BYTES: Final = 4 << 20
 _MAX_NODES: Final = 100_000
 """Values of a recipe with its aliases written out."""
 _MAX_DEPTH: Final = 100
+_MAX_FILES: Final = 100
+"""That one recipe extends, each counted as often as it is read."""
 _MAX_BITS: Final = 64
 _COLOR_COMMENT: Final = re.compile(r"[^#]*(?:[:,-]\s+|\[\s*)(#[0-9a-fA-F]{6})\b")
 _QUOTED: Final = {
@@ -96,7 +98,7 @@ def load_tree(
         tree = _read_inline(str(source))
         origins.update({path: "inline" for path, _ in leaves(tree)})
     else:
-        tree = _read(Path(source), origins, ())
+        tree = _read(Path(source), origins, (), [])
     for path, value in _parse(overrides).items():
         for lost in _set(tree, path, value, cls):
             _forget(origins, lost)
@@ -162,8 +164,18 @@ def _read_inline(text: str) -> dict[str, Any]:
     return tree
 
 
-def _read(path: Path, origins: Origins, chain: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.expanduser()
+def _read(path: Path, origins: Origins, chain: tuple[Path, ...], opened: list[Path]) -> dict[str, Any]:
+    """One file over those that it extends; `opened` gathers all files that were read for the recipe."""
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise RecipeError(f"{path}: there is no such user", "give the path of a recipe file") from None
+    opened.append(path)
+    if len(opened) > _MAX_FILES:
+        raise RecipeError(
+            f"{opened[0]}: extends more than {_MAX_FILES - 1} files, each counted as often as it is named",
+            "let each file extend a base once",
+        )
     text = _text(path)
     resolved = path.resolve()
     if resolved in chain:
@@ -184,7 +196,7 @@ def _read(path: Path, origins: Origins, chain: tuple[Path, ...]) -> dict[str, An
         )
     tree: dict[str, Any] = {}
     for base in bases:
-        tree = _merge(tree, _read(path.parent / base, origins, (*chain, resolved)), origins)
+        tree = _merge(tree, _read(path.parent / base, origins, (*chain, resolved), opened), origins)
     merged: dict[str, Any] = _merge(tree, own, origins)
     for leaf, _ in leaves(own):
         origins[leaf] = f"{path}:{lines.get(leaf, 1)}"
@@ -241,6 +253,11 @@ def _parsed(text: str, where: str) -> Any:
         raise RecipeError(f"{where}: nested more than {_MAX_DEPTH} levels deep") from None
     except ValueError as error:  # an integer of thousands of digits, a date that does not exist
         raise RecipeError(f"{where}: {error}") from None
+    except (AttributeError, KeyError, TypeError) as error:  # what the library does not expect of tags and merge keys
+        raise RecipeError(
+            f"{where}: not valid YAML: a tag (!!name) or merge key (<<) with a value that it does not take ({error!r})",
+            "write the value without it",
+        ) from None
     return loaded
 
 
@@ -292,7 +309,8 @@ def _lines(node: CommentedMap, prefix: str = "") -> Iterator[tuple[str, int]]:
         if isinstance(value, CommentedMap) and value:
             yield from _lines(value, dotted)
         else:
-            yield dotted, node.lc.key(key)[0] + 1
+            place = (node.lc.data or {}).get(key)  # none of keys that a merge (<<) brings
+            yield dotted, (place[0] if place else node.lc.line or 0) + 1
 
 
 def _plain(node: Any) -> Any:
@@ -388,6 +406,8 @@ def _shared(cls: type[Section], steps: Sequence[str], node: Mapping[str, Any], k
     before = node.get("kind", usual_kind)
     if before == kind:
         return dict(node)
+    if not isinstance(before, str) or not isinstance(kind, str):
+        return {}
     tagged = {_tag(m): m for m in kinds}
     old, new = tagged.get(before), tagged.get(kind)
     if old is None or new is None:
@@ -399,8 +419,8 @@ def _shared(cls: type[Section], steps: Sequence[str], node: Mapping[str, Any], k
 
 
 def _index(node: list[Any], key: str, path: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
-        raise RecipeError(f"override {path!r}: {key!r} is no position in a list of {len(node)}")
+    if not re.fullmatch(r"[0-9]{1,9}", key) or int(key) >= len(node):
+        raise RecipeError(f"override {path[:200]!r}: {key[:200]!r} is no position in a list of {len(node)}")
     return int(key)
 
 

@@ -119,6 +119,11 @@ def test_nothing_is_opened_that_is_no_file(tmp_path):
         "data.images=*.tif",
         "data.classes.99.name=x",
         "data.classes.x=1",
+        "data.classes.²=1",
+        "data.classes." + "9" * 5000 + "=1",
+        "train.optimizer.kind=[1]",
+        "train.optimizer.kind={}",
+        "name=!!set x",
     ],
 )
 def test_overrides_that_cannot_be(tmp_path, override):
@@ -152,3 +157,40 @@ def test_inline_recipes_that_are_damaged(packed):
 def test_an_inline_recipe_is_the_recipe(tmp_path):
     recipe = recipe_for(tmp_path)
     assert load(config.inline(recipe)) == recipe
+
+
+@pytest.mark.parametrize("value", ["&a {<<: *a}", "!!omap 3", "!!bool x", "!!set x"])
+def test_tags_and_merges_that_the_library_does_not_expect(tmp_path, value):
+    said = refused(tmp_path / "r.yaml", f"name: {value}\n")
+    assert "r.yaml: not valid YAML: a tag (!!name) or merge key (<<)" in said
+
+
+def test_keys_that_a_merge_brings_have_a_value_and_a_line(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("x: &x {q: 1}\na:\n  <<: [*x]\n  r: 2\n")
+    tree, origins = config.load_tree(path)
+    assert tree["a"] == {"q": 1, "r": 2}
+    assert origins["a.r"] == f"{path}:4"
+    assert origins["a.q"].startswith(f"{path}:")
+
+
+def test_a_home_of_nobody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no such user" in refused(Path("r.yaml"), "extends: ~nosuchuser/base.yaml\n")
+    with pytest.raises(RecipeError, match="no such user"):
+        load("~nosuchuser/r.yaml")
+
+
+def test_bases_that_double_at_each_level_are_bounded(tmp_path):
+    for level in range(30):
+        (tmp_path / f"x{level}.yaml").write_text(f"extends: [x{level + 1}.yaml, x{level + 1}.yaml]\n")
+    (tmp_path / "x30.yaml").write_text("seed: 1\n")
+    with pytest.raises(RecipeError, match="extends more than 99 files"):
+        load(tmp_path / "x0.yaml")
+
+
+def test_a_long_chain_of_bases_is_bounded(tmp_path):
+    for level in range(150):
+        (tmp_path / f"c{level}.yaml").write_text(f"extends: c{level + 1}.yaml\n")
+    with pytest.raises(RecipeError, match="extends more than 99 files"):
+        load(tmp_path / "c0.yaml")
