@@ -169,9 +169,8 @@ def test_sqlite_lies_in_folders_of_any_name(tmp_path, folder):
 
 
 def test_log_lines_and_tracebacks_hold_no_secret():
-    formatter = logging.getLogger("pipeline").handlers
     log.setup()
-    (handler,) = formatter or logging.getLogger("pipeline").handlers
+    handler = next(h for h in logging.getLogger("pipeline").handlers if isinstance(h, log._Stderr))
     try:
         raise ValueError(f"https://me:{SECRET}@host")
     except ValueError:
