@@ -300,8 +300,9 @@ def _indexed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
     """The keys that mean something else; what an older version did not know was as if it were not given."""
-    then, now = redacted_tree(_indexed(_completed(then))), redacted_tree(_indexed(now))
-    return {key for key in then | now if then.get(key) != now.get(key)}
+    # What is stored has no secrets.
+    old, new = (redacted_tree(_indexed(data)) for data in (_completed(then), now))
+    return {key for key in old | new if old.get(key) != new.get(key)}
 
 
 def _completed(data: Mapping[str, Any]) -> Mapping[str, Any]:
