@@ -18,6 +18,7 @@ from pipeline import store
 from pipeline.data import quarantine
 from pipeline.data.batches import Batch, local_batches
 from pipeline.data.chips import Plan
+from pipeline.data.classes import IGNORE
 from pipeline.data.manifest import Manifest
 from pipeline.data.planning import normalisation_of, plan_of
 from pipeline.data.quarantine import LeftOut, Tally
@@ -74,8 +75,9 @@ def work(
         network.set_normalisation(parts.normalisation)
         if world.leader:
             normalise.tell(parts.normalisation, manifest.bands)
-        outcome = _train(parts, network, host, feed or _local_feed(parts))
-        _refuse_empty(outcome, recipe.train.global_batch)
+        annotated = _Annotated(feed or _local_feed(parts))
+        outcome = _train(parts, network, host, annotated)
+        annotated.check(parts, outcome)
         if world.leader:
             quarantine.write(parts.run_uri, LeftOut(manifest.quarantined, parts.tally.windows))
             _bundle(parts, network, outcome)
@@ -198,16 +200,34 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
             tracker.close()
 
 
-def _refuse_empty(outcome: loop.Outcome, global_batch: int) -> None:
-    """Make no bundle of a run whose chips held nothing to learn from; every rank knows the same losses.
+class _Annotated:
+    """A feed that notes whether any pixel of its batches is annotated and valid."""
 
-    A loss is exactly 0 where no pixel of the global batch is annotated.
-    """
-    if outcome.losses and not any(value for _, value in outcome.losses):
-        raise TrainingError(
-            f"no pixel of the {outcome.step * global_batch} chips of this run was annotated and valid",
-            "draw chips where labels are: data.sampling: {kind: foreground}, or a larger data.sampling.size",
-        )
+    def __init__(self, feed: loop.Batches) -> None:
+        self.feed, self.found = feed, False
+
+    def __call__(self, start: int) -> Iterator[Batch]:
+        for batch in self.feed(start):
+            self.found = self.found or bool((batch.mask != IGNORE).any())
+            yield batch
+
+    def check(self, parts: _Parts, outcome: loop.Outcome) -> None:
+        """Make no bundle of a run whose chips held nothing to learn from; all ranks decide alike.
+
+        Of a run that went on from a checkpoint, the chips before it are not known.
+
+        Raises:
+            TrainingError: no pixel of any rank's chips was annotated and valid.
+        """
+        found = torch.tensor(int(self.found), device=parts.device)
+        if parts.world.size > 1:
+            dist.all_reduce(found)
+        if outcome.started_at == 0 and not int(found):
+            raise TrainingError(
+                f"no pixel of the {outcome.step * parts.recipe.train.global_batch} chips of this run was annotated "
+                "and valid",
+                "draw chips where labels are: data.sampling: {kind: foreground}, or a larger data.sampling.size",
+            )
 
 
 def _loss(parts: _Parts, network: networks.Network) -> losses.Loss | losses.Supervised:

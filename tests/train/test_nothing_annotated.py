@@ -84,6 +84,14 @@ def test_one_class_alone_is_said(tmp_path, caplog):
     assert "all annotated pixels of the train split are of class ground: nothing else is learnt" in caplog.text
 
 
+def test_a_loss_that_is_zero_all_the_time_is_no_sign_of_that(tmp_path):
+    """Matthews' correlation leaves out a class that is everywhere."""
+    folder = world(tmp_path)
+    labels(folder, range(6), full(1))
+    made = fit(recipe_for(folder, **QUICK | {"train.steps": 2, "loss": [{"kind": "mcc"}]}))
+    assert made.step == 2
+
+
 def test_planes_of_which_none_is_ever_true_are_refused(tmp_path):
     folder = world(tmp_path)
     labels(folder, range(6), np.zeros((2, SIDE, SIDE), np.uint8))
