@@ -104,7 +104,7 @@ def _cell(value: Any) -> str:
 def _json(text: str, uri: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{uri} is no JSON: {error}", "make or fetch it again") from error
 
 
@@ -156,7 +156,12 @@ def _files(item: Mapping[str, Any], keys: list[str] | None) -> tuple[list[str], 
 
 
 def _with_role(assets: Mapping[str, Any], role: str) -> list[str]:
-    return [key for key, asset in assets.items() if isinstance(asset, dict) and role in (asset.get("roles") or ())]
+    return [key for key, asset in assets.items() if isinstance(asset, dict) and role in _roles(asset)]
+
+
+def _roles(asset: Mapping[str, Any]) -> list[Any]:
+    roles = asset.get("roles")
+    return roles if isinstance(roles, list) else [roles]
 
 
 def _href(assets: Mapping[str, Any], key: str) -> str:

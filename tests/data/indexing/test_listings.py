@@ -85,6 +85,8 @@ def test_stac_items(tmp_path):
         (stac(item("a", data=None)).encode(), "item a has no assets with the role data; there are none"),
         (stac(item("a", data="a.tif")).encode(), "item a has no assets with the role data; there are data"),
         (stac(item("a", data={"href": "a.tif", "roles": None})).encode(), "item a has no assets with the role data"),
+        (stac(item("a", data={"href": "a.tif", "roles": 3})).encode(), "item a has no assets with the role data"),
+        (b'{"type": ' + b"[" * 20_000, "is no JSON"),
         (stac(item("a", data=asset(None, "data"))).encode(), "item a has an asset data without an href"),
         (stac(item("a", data={"roles": ["data"]})).encode(), "item a has an asset data without an href"),
         (stac(item("a", data=asset("", "data"))).encode(), "item a has an asset data without an href"),
