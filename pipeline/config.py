@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import os
 import re
 import stat
 import types
@@ -177,7 +178,7 @@ def _read(path: Path, origins: Origins, chain: tuple[Path, ...], opened: list[Pa
             "let each file extend a base once",
         )
     text = _text(path)
-    resolved = path.resolve()
+    resolved = Path(os.path.realpath(path))
     if resolved in chain:
         raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in chain)}")
     loaded = _parsed(text, str(path))

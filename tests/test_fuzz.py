@@ -6,7 +6,7 @@ import os
 from contextlib import chdir
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.__main__ import main
@@ -167,6 +167,7 @@ typed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], de
 
 @settings(typed, max_examples=30)
 @given(line=commands)
+@example(line=["predict", "--model", "bundle", "--images", "r.yaml", "--out", "loop"])
 def test_whatever_is_typed(place, line):
     ends_well(line)
 

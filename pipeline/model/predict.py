@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,7 +158,7 @@ def _opened(bundle: Bundle | str) -> Bundle:
 
 def _same(one: str, other: str) -> bool:
     if store.is_local(one) and store.is_local(other):
-        return Path(one).resolve() == Path(other).resolve()
+        return os.path.realpath(one) == os.path.realpath(other)
     return one == other
 
 

@@ -6,6 +6,7 @@ source a plain raster under the VRT's folder.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def check_vrt(uri: str, path: Path) -> None:
         SceneError: with what is not allowed.
     """
     root = _parsed(uri, path.name, path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None)
-    folder = path.parent.resolve()
+    folder = Path(os.path.realpath(path.parent))
     for name in {_relative(uri, element) for element in _sources(uri, root)}:
         _check_head(uri, name, _head_here(uri, folder, name))
 
@@ -153,10 +154,10 @@ def _relative(uri: str, element: ET.Element) -> str:
 
 
 def _head_here(uri: str, folder: Path, name: str) -> bytes:
-    source = (folder / name).resolve()
+    source = Path(os.path.realpath(folder / name))  # Path.resolve raises for a link to itself before Python 3.13
     if not source.is_relative_to(folder):
         raise _refused(uri, f"its source {name!r} lies outside its folder")
-    if not source.is_file():
+    if not os.path.isfile(source):  # unlike Path.is_file, it takes names that are too long
         raise _missing(uri, name)
     with source.open("rb") as file:
         return file.read(signs.HEAD_BYTES)

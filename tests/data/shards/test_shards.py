@@ -25,7 +25,7 @@ from pipeline.data.shards import prepare, writing
 from pipeline.data.shards.advice import Advice
 from pipeline.data.shards.reading import Shards
 from pipeline.data.windows import Window
-from pipeline.errors import ManifestError, SceneError
+from pipeline.errors import DamagedError, ManifestError, SceneError
 from pipeline.recipe import Data, Recipe
 from tests.data.feed_world import AUGMENT, plan, scene
 from tests.factory import write_raster
@@ -206,7 +206,7 @@ def test_damage_is_one_clear_error(tmp_path: Path, damage: str) -> None:
     else:
         tree = json.loads(index.read_text())
         index.write_text(json.dumps(tree | {"scenes": 3}))
-    with pytest.raises((SceneError, ManifestError), match="shard") as caught:
+    with pytest.raises((SceneError, DamagedError), match="shard") as caught:
         for number in range(20):
             fast.chip(number)
     assert "segpipe prepare" in caught.value.hint
