@@ -16,7 +16,7 @@ from typing import Final
 
 from pipeline import store
 from pipeline.data.readers import signs
-from pipeline.errors import SceneError
+from pipeline.errors import DataError, SceneError
 
 _MAX_BYTES: Final = 64 << 20
 _ALLOWED: Final = frozenset(
@@ -84,7 +84,7 @@ def check_vrt(uri: str, path: Path) -> None:
     root = _parsed(uri, path.name, path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None)
     folder = Path(os.path.realpath(path.parent))
     for name in {_relative(uri, element) for element in _sources(uri, root)}:
-        _check_head(uri, name, _head_here(uri, folder, name))
+        _check_head(uri, name, _head(uri, _inside(uri, folder, name), name))
 
 
 def inline_vrt(uri: str) -> str:
@@ -109,7 +109,7 @@ def inline_vrt(uri: str) -> str:
         element.set("relativeToVRT", "0")
     names = sorted(set(named.values()))
     with ThreadPoolExecutor(min(_TOGETHER, max(1, len(names)))) as pool:
-        heads = pool.map(lambda name: _head_there(uri, folder, name), names)
+        heads = pool.map(lambda name: _head(uri, store.join(folder, posixpath.normpath(name)), name), names)
         for name, head in zip(names, heads, strict=True):
             _check_head(uri, name, head)
     return ET.tostring(root, encoding="unicode")
@@ -153,21 +153,21 @@ def _relative(uri: str, element: ET.Element) -> str:
     return name
 
 
-def _head_here(uri: str, folder: Path, name: str) -> bytes:
+def _inside(uri: str, folder: Path, name: str) -> str:
+    """The real path of a local source, links followed."""
     source = Path(os.path.realpath(folder / name))  # Path.resolve raises for a link to itself before Python 3.13
     if not source.is_relative_to(folder):
         raise _refused(uri, f"its source {name!r} lies outside its folder")
-    if not os.path.isfile(source):  # unlike Path.is_file, it takes names that are too long
-        raise _missing(uri, name)
-    with source.open("rb") as file:
-        return file.read(signs.HEAD_BYTES)
+    return str(source)
 
 
-def _head_there(uri: str, folder: str, name: str) -> bytes:
+def _head(uri: str, source: str, name: str) -> bytes:
     try:
-        return store.read_start(store.join(folder, posixpath.normpath(name)), signs.HEAD_BYTES)
+        return store.read_start(source, signs.HEAD_BYTES)
     except FileNotFoundError as error:
         raise _missing(uri, name) from error
+    except DataError as error:
+        raise SceneError(f"{uri}: its source {name!r} cannot be read ({error.message})", error.hint) from error
 
 
 def _check_head(uri: str, name: str, head: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -74,8 +75,10 @@ def source(name: str, relative: str = "1") -> str:
         (vrt(source("../other/a.tif")), "lies outside its folder"),
         (vrt(source("sub/link.tif")), "lies outside its folder"),
         (vrt(source("missing.tif")), "'missing.tif' is not there"),
-        (vrt(source("loop.tif")), "is not there"),
-        (vrt(source("x" * 5000)), "is not there"),
+        (vrt(source("loop.tif")), "its source 'loop.tif' cannot be read"),
+        (vrt(source("x" * 5000)), "its source 'x+' cannot be read"),
+        (vrt(source("sub")), "its source 'sub' cannot be read"),
+        (vrt(source("pipe")), "its source 'pipe' cannot be read"),
         (vrt(source("inner.vrt")), "no TIFF, PNG, JPEG"),
         (vrt(source("text.txt")), "no TIFF, PNG, JPEG"),
         (vrt(source("<VRTDataset/>".replace("<", "&lt;"))), "is not there"),
@@ -97,6 +100,7 @@ def test_what_a_vrt_must_not_do(folder, tmp_path_factory, text, says):
     write_raster(elsewhere / "a.tif", make_pixels(1, 32, 32, "uint8"))
     (folder / "sub" / "link.tif").symlink_to(elsewhere / "a.tif")
     (folder / "loop.tif").symlink_to("loop.tif")
+    os.mkfifo(folder / "pipe")
     (folder / "inner.vrt").write_text(vrt())
     (folder / "text.txt").write_text("no raster")
     (folder / "x.vrt").write_text(text)
