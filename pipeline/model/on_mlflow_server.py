@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -142,9 +143,36 @@ def asking(uri: str) -> Iterator[None]:
     """Whatever goes wrong with MLflow inside the block is a TrackingError that names the server."""
     try:
         yield
+    except ImportError as error:  # of a database, or of a store of artifacts that is not S3
+        hint = "install it; of artifacts, the server can also serve them (`mlflow server --artifacts-destination`)"
+        raise TrackingError(f"MLflow at {redacted(uri)} needs a library that is not here: {error}", hint) from error
     except (MlflowException, SQLAlchemyError, OSError) as error:
         what = redacted(" ".join(str(error).split()))[:500]
         raise TrackingError(f"MLflow at {redacted(uri)}: {what}", _ASK_HINT) from error
+
+
+def put_artifact(client: MlflowClient, run_id: str, name: str, content: bytes) -> None:
+    """Write one file of a run.
+
+    Args:
+        client: of the run's server.
+        run_id: of the run.
+        name: path below the run's artifacts.
+        content: of the file.
+
+    Raises:
+        StorageError: the bucket cannot be written.
+        MlflowException, OSError, ImportError: as MLflow raises them; `asking` names the server.
+    """
+    place = str(client.get_run(run_id).info.artifact_uri)
+    if place.startswith("s3://"):
+        store.write_bytes(store.join(place, name), content)  # MLflow's own way needs boto3
+        return
+    folder, _, own = name.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="segpipe-") as temporary:
+        file = Path(temporary, own)
+        file.write_bytes(content)
+        client.log_artifact(run_id, str(file), folder or None)
 
 
 def or_none(ask: Any, key: str) -> Any:

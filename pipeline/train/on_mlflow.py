@@ -106,7 +106,7 @@ def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
                 logger.info("sent the %d records that MLflow had missed", len(rows))
             left_out = quarantine.read(run_uri)
             if left_out.rows:
-                client.log_dict(run_id, left_out.to_json(), quarantine.FILE)
+                _put_json(client, run_id, quarantine.FILE, left_out.to_json())
             client.set_terminated(run_id, status)
     except (StorageError, DamagedError) as error:
         logger.warning("MLflow run %s is %s, but stays open: %s", run_id, status, error.message)
@@ -186,7 +186,11 @@ def _log_recipe(client: Any, run_id: str, recipe: Recipe) -> None:
     params = [param(path, str(value)[:_MAX_VALUE]) for path, value in config.leaves(tree)]
     for first in range(0, len(params), _MAX_PARAMS):
         client.log_batch(run_id, params=params[first : first + _MAX_PARAMS])
-    client.log_dict(run_id, tree, "recipe.json")
+    _put_json(client, run_id, "recipe.json", tree)
+
+
+def _put_json(client: Any, run_id: str, name: str, tree: Any) -> None:
+    _platform().put_artifact(client, run_id, name, json.dumps(tree, indent=2).encode())
 
 
 def _send(client: Any, run_id: str, rows: Sequence[Row]) -> None:

@@ -22,7 +22,7 @@ from pipeline.data.scenes import some
 from pipeline.errors import BundleError, ManifestError, SceneError, StorageError, TrackingError
 from pipeline.model import on_mlflow
 from pipeline.model.bundle import Bundle
-from pipeline.model.on_mlflow_server import asking
+from pipeline.model.on_mlflow_server import asking, put_artifact
 from pipeline.recipe import Promote, Recipe
 from pipeline.train import report
 from pipeline.train.evaluate import check, evaluate, opened, report_uri, split_digest
@@ -127,7 +127,7 @@ def log_report(judged: Report, uri: str, run_id: str) -> None:
     with asking(uri):
         for name in (report.HTML_NAME, report.JSON_NAME, DECISION_NAME):
             if (local / name).exists():
-                client.log_artifact(run_id, str(local / name), folder)
+                put_artifact(client, run_id, f"{folder}/{name}", (local / name).read_bytes())
 
 
 def compare(

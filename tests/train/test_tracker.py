@@ -8,6 +8,9 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import store
+from pipeline.errors import TrackingError
+from pipeline.model.on_mlflow import pull
+from pipeline.model.on_mlflow_server import tracking_uri
 from pipeline.redaction import redacted_tree
 from pipeline.train import on_mlflow
 from pipeline.train.fit import Parent, fit
@@ -101,6 +104,31 @@ def test_numbers_wait_for_a_server_that_is_away(tmp_path, monkeypatch, caplog):
         assert history(url, run, "loss")[-1] == (4, 0.0625)
         assert MlflowClient(url).get_run(run).info.status == "FINISHED"
     assert not (tmp_path / on_mlflow.UNSENT).exists()
+
+
+def test_artifacts_in_a_bucket_that_the_server_does_not_serve(tmp_path, s3_server):
+    root = s3_server.uri("artifacts")
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--no-serve-artifacts"]
+    command += ["--default-artifact-root", root]
+    folder = world(tmp_path / "scenes")
+    recipe = recipe_for(folder, **{"name": "unserved", "compute.tracking_uri": url, "train.steps": 2})
+    with serving(command, f"{url}/health", {200}, tmp_path / "log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}):
+        done = fit(recipe)
+        assert {"MLmodel", "bundle.json", "recipe.json"} <= {name.rpartition("/")[2] for name in store.list_files(root)}
+        assert pull("models:/unserved@challenger", tracking=url).digest == done.digest
+
+
+def test_artifacts_that_need_a_library_are_said_before_training(tmp_path):
+    folder = world(tmp_path / "scenes")
+    recipe = recipe_for(folder, **{"name": "elsewhere", "train.steps": 2})
+    uri = tracking_uri(recipe)
+    MlflowClient(uri).create_experiment("elsewhere", artifact_location="gs://bucket/artifacts")
+    with pytest.raises(TrackingError, match=r"needs a library that is not here: .*google") as caught:
+        fit(recipe)
+    assert "the server can also serve them" in caught.value.hint
 
 
 def test_in_a_bucket_the_lines_are_there_at_the_end(s3_server):
