@@ -20,6 +20,7 @@ import types
 import typing
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
@@ -41,6 +42,7 @@ _MAX_FILES: Final = 100
 """That one recipe extends, each counted as often as it is read."""
 _MAX_BITS: Final = 64
 _COLOR_COMMENT: Final = re.compile(r"[^#]*(?:[:,-]\s+|\[\s*)(#[0-9a-fA-F]{6})\b")
+_IN_BRACKETS: Final = re.compile(r"[{\[,]\s*(?:[^:{}\[\],]+:\s+)?([@`%][^,}\]]*)")
 _QUOTED: Final = {
     "*": "an alias",
     "&": "an anchor",
@@ -277,6 +279,8 @@ def _unquoted(text: str, error: YAMLError) -> str:
     near = lines[max(0, min(mark.line, len(lines) - 1) - 1) : mark.line + 1]
     for line in reversed(near):
         value = line.partition(": ")[2].strip() or line.strip().removeprefix("- ").strip()
+        if inside := _IN_BRACKETS.search(line):  # the mapping or list is meant as one; this value in it is text
+            value = inside[1].strip()
         if value[:1] in _QUOTED:
             return f'{value[0]} begins {_QUOTED[value[0]]} in YAML; quote it: "{value}"'
     return ""
@@ -302,6 +306,15 @@ def _check_tree(tree: Any) -> None:
             left += [(part, depth + 1) for part in node]
         elif isinstance(node, int) and not isinstance(node, bool) and node.bit_length() > _MAX_BITS:
             raise RecipeError(f"a whole number of {node.bit_length()} bits; {_MAX_BITS} are the most")
+        _check_tag(node)
+
+
+def _check_tag(node: Any) -> None:
+    """A recipe holds plain values: what a tag (!name) would make of one would be lost without a word."""
+    name = getattr(getattr(node, "tag", None), "value", None)
+    if name not in (None, "tag:yaml.org,2002:str") or isinstance(node, (bytes, AbstractSet)):
+        shown = str(name or ("!!binary" if isinstance(node, bytes) else "!!set")).replace("tag:yaml.org,2002:", "!!")
+        raise RecipeError(f"{shown} is a tag in YAML, and a recipe holds plain values", f'quote it: "{shown} ..."')
 
 
 def _lines(node: CommentedMap, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -362,6 +375,8 @@ def _parse_words(overrides: Sequence[str]) -> dict[str, Any]:
             raise RecipeError(f"override {text!r}: expected a.b=value")
         if not all(path.split(".")):
             raise RecipeError(f"override {text[:200]!r}: {path!r} is no path of keys", "write a.b=value")
+        if value.lstrip().startswith("#"):
+            raise RecipeError(f"override {text[:200]!r}: # begins a comment in YAML", f"quote it: '{path}=\"{value}\"'")
         out[path] = _plain(_parsed(value, f"override {text[:200]!r}"))
     return out
 

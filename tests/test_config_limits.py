@@ -66,6 +66,12 @@ def test_what_cannot_be_a_recipe(tmp_path, content, message):
         ("images: %d.tif", '"%d.tif"'),
         ("color: #ff0000", '"#ff0000"'),
         ("- #ff0000", '"#ff0000"'),
+        ("{images: %x}", '"%x"'),
+        ("{root: a, images: @x}", '"@x"'),
+        ("name: !x foo", '"!x ..."'),
+        ("{a: !x {b: 1}}", '"!x ..."'),
+        ("name: !!python/object:os.system x", '"!!python/object:os.system ..."'),
+        ("name: !!binary aGVsbG8=", '"!!binary ..."'),
         ("{name: road, color: #ff0000}", '"#ff0000"'),
         ("values: [#ff0000]", '"#ff0000"'),
     ],
@@ -73,6 +79,16 @@ def test_what_cannot_be_a_recipe(tmp_path, content, message):
 def test_what_must_be_quoted_is_shown_quoted(tmp_path, line, quoted):
     text = refused(tmp_path / "r.yaml", f"name: x\ndata:\n  {line}\n")
     assert "quote it" in text and quoted in text
+
+
+def test_an_override_that_is_a_comment_in_yaml_is_refused(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\n")
+    with pytest.raises(RecipeError, match="# begins a comment in YAML") as caught:
+        config.load_tree(path, ["name=#ff"])
+    assert caught.value.hint == "quote it: 'name=\"#ff\"'"
+    assert config.load_tree(path, ['name="#ff"'])[0] == {"name": "#ff"}
+    assert config.load_tree(path, ["name=!!str 5"])[0] == {"name": "5"}
 
 
 def test_comments_that_hold_colours_are_comments(tmp_path):

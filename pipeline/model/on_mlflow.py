@@ -61,7 +61,7 @@ def push(
     alias: str | None = "challenger",
     tags: Mapping[str, str],
 ) -> str:
-    """Register a bundle as a new version of a model; the same weights of the same run are registered once.
+    """Register a bundle as a new version of a model; the same bundle of the same run is registered once.
 
     Args:
         bundle: what to register.
@@ -80,7 +80,7 @@ def push(
     api = client(uri)
     with asking(uri):
         run = or_none(api.get_run, run_id) if run_id else None
-        known = version_of(api, name, bundle.weights_sha256, run_id=run.info.run_id if run else "")
+        known = version_of(api, name, bundle, run_id=run.info.run_id if run else "")
         if known is None:
             everything = _tags(bundle) | dict(tags)
             model = _upload(api, bundle, run, name, everything)
@@ -150,11 +150,17 @@ def alias(client: MlflowClient, name: str, alias: str) -> str | None:
     return aliases(client, name).get(alias)
 
 
-def version_of(client: MlflowClient, name: str, weights_sha256: str, *, run_id: str | None = None) -> str | None:
-    """Newest version with these weights (and of this run, if it is given); None if there is none."""
+def version_of(client: MlflowClient, name: str, bundle: Bundle, *, run_id: str | None = None) -> str | None:
+    """Newest version that is this bundle (and of this run, if it is given); None if there is none.
+
+    The weights are equal, and so is all else that a bundle says. Versions from before that was registered are known
+    by their weights alone.
+    """
     with asking(client.tracking_uri):
-        found = client.search_model_versions(f"name = '{name}' and tags.`{SHA_TAG}` = '{weights_sha256}'")
-    versions = [int(one.version) for one in found if run_id is None or (one.run_id or "") == run_id]
+        found = client.search_model_versions(f"name = '{name}' and tags.`{SHA_TAG}` = '{bundle.weights_sha256}'")
+    meta = bundle.meta_sha256
+    same = [one for one in found if meta is None or one.tags.get(META_TAG, meta) == meta]
+    versions = [int(one.version) for one in same if run_id is None or (one.run_id or "") == run_id]
     return str(max(versions)) if versions else None
 
 

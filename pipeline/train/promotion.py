@@ -217,14 +217,14 @@ def _seen_in_training(recipe: Recipe, bundle: Bundle, manifest: Manifest) -> tup
 
 
 def _version(client: Any, recipe: Recipe, model: str | Bundle, bundle: Bundle, uri: str) -> str:
-    """The model version of the challenger: the one asked for, else one with the same weights, else a new one."""
+    """The model version of the challenger: the one asked for, else one that is the same bundle, else a new one."""
     name = recipe.registered_model
     asked = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@(.+))", model) if isinstance(model, str) else None
     if asked and asked[1] == name:
         found = asked[2] or on_mlflow.alias(client, name, asked[3])
         assert found is not None, "pulled a moment ago"
         return str(found)
-    known = on_mlflow.version_of(client, name, bundle.weights_sha256)
+    known = on_mlflow.version_of(client, name, bundle)
     if known is not None:
         return known
     return on_mlflow.push(bundle, uri=uri, run_id=bundle.run_id, name=name, tags={})

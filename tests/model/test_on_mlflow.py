@@ -157,7 +157,7 @@ def test_nothing_in_a_version_is_pickled(sqlite: str, bundle: Bundle, tmp_path: 
     assert root.is_relative_to(tmp_path / "mlartifacts")
 
 
-def test_the_same_weights_of_a_run_are_registered_once(sqlite: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_the_same_bundle_of_a_run_is_registered_once(sqlite: str, bundle: Bundle, tmp_path: Path) -> None:
     client, run_id = new_run(sqlite, tmp_path)
     _, other_run = new_run(sqlite, tmp_path)
 
@@ -166,10 +166,23 @@ def test_the_same_weights_of_a_run_are_registered_once(sqlite: str, bundle: Bund
 
     assert [push(run_id, None), push(run_id, "challenger"), push(other_run, None)] == ["1", "1", "2"]
     assert on_mlflow.aliases(client, "once") == {"challenger": "1"}
-    assert on_mlflow.version_of(client, "once", bundle.weights_sha256) == "2"
-    assert on_mlflow.version_of(client, "once", bundle.weights_sha256, run_id=run_id) == "1"
-    assert on_mlflow.version_of(client, "once", "0" * 64) is None
-    assert on_mlflow.version_of(client, "no-such-model", "0" * 64) is None
+    assert on_mlflow.version_of(client, "once", bundle) == "2"
+    assert on_mlflow.version_of(client, "once", bundle, run_id=run_id) == "1"
+    assert on_mlflow.version_of(client, "once", replace(bundle, weights_sha256="0" * 64)) is None
+    assert on_mlflow.version_of(client, "no-such-model", bundle) is None
+
+
+def test_the_same_weights_with_other_classes_are_another_version(sqlite: str, bundle: Bundle, tmp_path: Path) -> None:
+    _, run_id = new_run(sqlite, tmp_path)
+    classes = replace(small.CLASSES, names=("renamed", "forest", "town"))
+    renamed = small.save(tmp_path / "renamed", run_id=None, classes=classes)
+    assert renamed.weights_sha256 == bundle.weights_sha256
+    pushed = [
+        on_mlflow.push(one, uri=sqlite, run_id=run_id, name="meta", alias=None, tags={})
+        for one in (bundle, renamed, bundle, renamed)
+    ]
+    assert pushed == ["1", "2", "1", "2"]
+    assert on_mlflow.pull("models:/meta/2", tracking=sqlite).classes.names[0] == "renamed"
 
 
 def test_a_bundle_without_a_run_can_be_registered(sqlite: str, bundle: Bundle) -> None:
