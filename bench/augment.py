@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from pipeline.data.augmentation.augment import Augmentation, margin
+from pipeline.data.chips.augmentation.augment import Augmentation, margin
 from pipeline.recipe import Augment
 
 warnings.filterwarnings("ignore")  # albumentations' own

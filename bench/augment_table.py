@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.augmentation import augment, transforms
-from pipeline.data.augmentation.augment import Augmentation
-from pipeline.data.classes import IGNORE
+from pipeline.data.chips.augmentation import augment, transforms
+from pipeline.data.chips.augmentation.augment import Augmentation
+from pipeline.data.labels.classes import IGNORE
 from pipeline.errors import PipelineError, RecipeError
 from pipeline.recipe import Augment
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from bench import peers as others
 from bench.feed import KINDS, Kind, compare, connect, cpu_seconds, plan_of, spent, write_scenes
-from pipeline.data import gdal
-from pipeline.data.batches import Batch, local_batches
-from pipeline.data.chips import Plan
+from pipeline.data.feed.batches import Batch, local_batches
+from pipeline.data.feed.plan import Plan
+from pipeline.data.rasters import gdal_env
 from pipeline.world import World
 
 BATCH = 8
@@ -92,7 +92,7 @@ def local(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> 
     handles = {s.id: (rasterio.open(s.image), rasterio.open(s.label)) for s in plan.scenes}
 
     def bare(start: int, steps: int) -> None:
-        with gdal.environment():
+        with gdal_env.environment():
             for number in range(start * BATCH, (start + steps) * BATCH):
                 ref = plan.order.chip(number)
                 window = rasterio.windows.Window(ref.window.col, ref.window.row, ref.window.width, ref.window.height)
@@ -177,18 +177,18 @@ def locality(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) 
 
 def shards(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) -> dict[str, Row]:
     """Prepared shards: windows alone, and the whole feed."""
-    from pipeline.data.shards import writing
-    from pipeline.data.shards.layout import Layout
-    from pipeline.data.shards.reading import Shards
+    from pipeline.data.feed.shards import shard_writer
+    from pipeline.data.feed.shards.layout import Layout
+    from pipeline.data.feed.shards.shard_reader import Shards
 
     began, cpu, place = time.perf_counter(), cpu_seconds(), folder / f"shards-{kind.dtype}"
     # Links to two files: as many shards would only fill the disk.
     twice = tuple(plan.scenes[:2])
-    job = writing.Job(twice, plan.classes, plan.data, plan.digest)
-    size = writing.write(job, str(place / "00000.shard")).size
+    job = shard_writer.Job(twice, plan.classes, plan.data, plan.digest)
+    size = shard_writer.write(job, str(place / "00000.shard")).size
     pixels = sum(s.height * s.width for s in twice)
     prepared = (time.perf_counter() - began, spent(cpu))
-    layout = Layout(plan.digest, kind.dtype, kind.bands, 0, ("00000.shard",), (size,), writing.placed([twice]))
+    layout = Layout(plan.digest, kind.dtype, kind.bands, 0, ("00000.shard",), (size,), shard_writer.placed([twice]))
     (place / "shards.json").write_bytes(layout.to_bytes())
     ours = replace(plan, scenes=twice, shards=str(place))
     warm(ours, options)

@@ -22,7 +22,7 @@ import numpy as np
 from bench import doctor_worlds as made
 from pipeline import config
 from pipeline.data import doctor
-from pipeline.data.doctor.records import Audit
+from pipeline.data.doctor.findings import Audit
 from pipeline.recipe import Recipe, load
 
 Make = Callable[[Path, bool], None]

@@ -26,9 +26,9 @@ import timm
 import torch
 
 from pipeline.errors import RecipeError
-from pipeline.model.encoders import plan
+from pipeline.model.encoders import feature_plan
 
-TABLE = Path(plan.__file__).with_name("timm_encoders.csv")
+TABLE = Path(feature_plan.__file__).with_name("timm_encoders.csv")
 COLUMNS = [
     "name",
     "kind",
@@ -89,8 +89,8 @@ def measured(name: str) -> dict[str, Any]:
     signal.signal(signal.SIGPROF, _late)
     signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
-        request = plan.Request(name)
-        found = plan.plan(request)
+        request = feature_plan.Request(name)
+        found = feature_plan.plan(request)
         row |= {
             "kind": found.kind,
             "strides": _few(found.strides),
@@ -102,7 +102,7 @@ def measured(name: str) -> dict[str, Any]:
         if len(set(found.strides)) < MAIN_STAGES:
             row["reason"] = "features at one stride only"
             return row
-        row["output_strides"] = _few(s for s in plan.OUTPUT_STRIDES if _held(request, found, s))
+        row["output_strides"] = _few(s for s in feature_plan.OUTPUT_STRIDES if _held(request, found, s))
         row["verdict"] = "ok"
     except RecipeError as error:
         row["reason"] = str(error).splitlines()[0]
@@ -110,7 +110,7 @@ def measured(name: str) -> dict[str, Any]:
         row["reason"] = f"not drawn within {PATIENCE} s"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        plan.plan.cache_clear()
+        feature_plan.plan.cache_clear()
     return row
 
 
@@ -183,12 +183,12 @@ def _distinct(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(v for v in values if v)) or "-"
 
 
-def _held(request: plan.Request, found: plan.Plan, stride: int) -> bool:
+def _held(request: feature_plan.Request, found: feature_plan.Plan, stride: int) -> bool:
     """True if the deepest feature can be kept at `stride`, without or with dilation."""
     if found.kind == "flat" or found.strides[-1] <= stride:
         return True
     try:
-        return plan.possible(replace(request, output_stride=stride))
+        return feature_plan.possible(replace(request, output_stride=stride))
     except RecipeError:
         return False
 

@@ -29,11 +29,11 @@ import numpy as np
 import rasterio
 import ray
 
-from pipeline.data import on_ray
-from pipeline.data.batches import Batch, local_batches
-from pipeline.data.chips import Plan
-from pipeline.data.classes import Classes
-from pipeline.data.scenes import Scene
+from pipeline.data.feed import on_ray
+from pipeline.data.feed.batches import Batch, local_batches
+from pipeline.data.feed.plan import Plan
+from pipeline.data.labels.classes import Classes
+from pipeline.data.scenes.scene import Scene
 from pipeline.recipe import Data
 from pipeline.world import World
 

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import labels, scenes
-from pipeline.data.classes import Classes
-from pipeline.data.scenes import Scene
-from pipeline.data.windows import Window
+from pipeline.data.labels import masks as label_masks
+from pipeline.data.labels.classes import Classes
+from pipeline.data.rasters.windows import Window
+from pipeline.data.scenes import discovery
+from pipeline.data.scenes.scene import Scene
 from pipeline.recipe import Data
 
 CLASSES = [{"name": "ground"}, {"name": "house"}]
@@ -61,10 +62,10 @@ def _geojson(folder: Path, megabytes: int) -> None:
     where = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     scene = Scene("a", "a.tif", str(path), "train", "a", SIDE, SIDE, None, where, "")
     with _measured("first window (the file is read)"):
-        labels.mask(scene, Window(0, 0, 512, 512), classes, data)
+        label_masks.mask(scene, Window(0, 0, 512, 512), classes, data)
     with _measured("100 further windows of 512 × 512"):
         for row, col in rng.integers(0, SIDE - 512, (100, 2)):
-            labels.mask(scene, Window(int(row), int(col), 512, 512), classes, data)
+            label_masks.mask(scene, Window(int(row), int(col), 512, 512), classes, data)
 
 
 def _scenes(folder: Path, thousands: int) -> None:
@@ -75,7 +76,7 @@ def _scenes(folder: Path, thousands: int) -> None:
     print(f"{number} scenes in a CSV of {(folder / 'scenes.csv').stat().st_size / 2**20:.0f} MB")
     data = Data(root=str(folder), scenes="scenes.csv", labels=None, classes=CLASSES)
     with _measured("scenes found"):
-        assert len(scenes.find(data)) == number
+        assert len(discovery.find(data)) == number
 
 
 @contextmanager

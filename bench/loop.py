@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline import recipe
-from pipeline.data.batches import Batch
+from pipeline.data.feed.batches import Batch
 from pipeline.model import losses, networks
 from pipeline.train import loop
 from pipeline.train.host import LocalHost, NoTracker

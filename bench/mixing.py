@@ -17,16 +17,16 @@ from collections.abc import Sequence
 
 import pipeline
 from pipeline import log
-from pipeline.data.indexing.build import current
-from pipeline.data.manifest import Manifest
-from pipeline.data.sampling import mixing
+from pipeline.data.feed import batch_diversity
+from pipeline.data.scenes.index import current
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import OutputExists
+from pipeline.evaluation import report
+from pipeline.evaluation.evaluate import evaluate, report_uri
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Recipe
 from pipeline.store import join
-from pipeline.train import report
-from pipeline.train.evaluate import evaluate, report_uri
 from pipeline.train.fit import fit, run_uri_of
 from pipeline.train.host import BUNDLE
 
@@ -86,7 +86,7 @@ def trained(recipe: Recipe, manifest: Manifest) -> Bundle:
 
 def mixed(recipe: Recipe, manifest: Manifest) -> str:
     """What the run wrote down of its batches."""
-    return mixing.told(mixing.read(run_uri_of(recipe, manifest)))
+    return batch_diversity.told(batch_diversity.read(run_uri_of(recipe, manifest)))
 
 
 def named(arm: str) -> str:

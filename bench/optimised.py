@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import store
-from pipeline.data import rasters
-from pipeline.data.windows import cover
+from pipeline.data.rasters import raster_io
+from pipeline.data.rasters.windows import cover
 from pipeline.model import bundle as bundles
 from pipeline.model.networks import create_model
 from pipeline.model.optimise import Precision, auto_precision, optimised
@@ -154,9 +154,9 @@ def agreement(uri: str, patterns: list[str]) -> None:
     plain, fast = bundle.network, bundle.optimised()
     same = total = 0
     for path in (path for pattern in patterns for path in store.glob(pattern)):
-        grid = rasters.describe(path).grid
+        grid = raster_io.describe(path).grid
         for window in cover(grid.height, grid.width, WINDOW):
-            pixels, valid = rasters.read(path, window)
+            pixels, valid = raster_io.read(path, window)
             image = torch.from_numpy(pixels)[None]
             with torch.no_grad():
                 kept = (plain(image).argmax(1) == fast(image).argmax(1))[0].numpy()

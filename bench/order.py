@@ -18,14 +18,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.data.classes import IGNORE
-from pipeline.data.sampling.order import Order
-from pipeline.data.sampling.positions import Worst
-from pipeline.data.sampling.presence import FULL, Presence, Runs, cell_for
-from pipeline.data.sampling.presence_build import build
-from pipeline.data.sampling.presence_file import to_bytes
-from pipeline.data.scenes import Scene
-from pipeline.data.windows import Window
+from pipeline.data.chips.sampling.class_index import FULL, Presence, Runs, cell_for
+from pipeline.data.chips.sampling.class_index_build import build
+from pipeline.data.chips.sampling.class_index_file import to_bytes
+from pipeline.data.chips.sampling.order import Order
+from pipeline.data.chips.sampling.window_draw import Worst
+from pipeline.data.labels.classes import IGNORE
+from pipeline.data.rasters.windows import Window
+from pipeline.data.scenes.scene import Scene
 from pipeline.recipe.sampling import Balanced, GridSampling, Hard, Locality, Sampling, Uniform
 
 BINS = 8

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.data.scenes import Scene
+from pipeline.data.scenes.scene import Scene
 
 CRS, PIXEL = "EPSG:32633", 10
 TURNS = 4

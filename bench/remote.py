@@ -39,10 +39,10 @@ from rasterio.windows import Window as GdalWindow
 from bench import peers as others
 from bench.feed import landscape
 from pipeline import store
-from pipeline.data.handles import Handles
-from pipeline.data.readers.gdal import open_gdal
-from pipeline.data.remote import RemoteReader
-from pipeline.data.windows import Window
+from pipeline.data.rasters.dataset_pool import Handles
+from pipeline.data.rasters.formats.gdal import open_gdal
+from pipeline.data.rasters.remote_reader import RemoteReader
+from pipeline.data.rasters.windows import Window
 from pipeline.recipe.data import Reading
 from pipeline.recipe.storage import Storage
 from tests import servers

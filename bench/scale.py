@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import recipe as recipes
-from pipeline.data import rasters
-from pipeline.data.batches import local_batches
-from pipeline.data.chips import Plan
-from pipeline.data.grids import Grid
-from pipeline.data.indexing.build import index
-from pipeline.data.statistics import measuring
+from pipeline.data.chips.statistics import compute
+from pipeline.data.feed.batches import local_batches
+from pipeline.data.feed.plan import Plan
+from pipeline.data.rasters import raster_io
+from pipeline.data.rasters.grids import Grid
+from pipeline.data.scenes.index import index
 from pipeline.world import World
 
 SIDE = 1024
@@ -73,7 +73,7 @@ def write(folder: Path, scenes: int) -> None:
         pixels = (np.kron(coarse, np.ones((1, 64, 64), int)) + noise).astype(np.uint8)
         for name, of in (("images", pixels), ("masks", (pixels[:1] > 100).astype(np.uint8))):
             grid = Grid(SIDE, SIDE, "EPSG:32633", (1.0, 0.0, 5e5 + 2 * SIDE * number, 0.0, -1.0, 5e6))
-            rasters.write_cog(str(folder / name / f"s{number:06}.tif"), of, grid)
+            raster_io.write_cog(str(folder / name / f"s{number:06}.tif"), of, grid)
     for number in range(DISTINCT, scenes):
         for name in ("images", "masks"):
             os.link(folder / name / f"s{number % DISTINCT:06}.tif", folder / name / f"s{number:06}.tif")
@@ -102,7 +102,7 @@ def fed(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     began = time.perf_counter()
     manifest = index(recipe)
     found = {"index, s": time.perf_counter() - began, "indexed, MB": resident_mb()}
-    plan = Plan.of(manifest, measuring.cached(recipe, manifest), recipe.data, 0)
+    plan = Plan.of(manifest, compute.cached(recipe, manifest), recipe.data, 0)
     began, steps, peak, handles = time.perf_counter(), options.chips // BATCH, 0.0, 0
     feed = local_batches(plan, World(), global_batch=BATCH, start_step=0, stop_step=steps, threads=options.threads)
     for step, _ in enumerate(feed, 1):

@@ -23,10 +23,10 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.encoders.drawing import Drawing, Sketch
-from pipeline.model.encoders.smp import SMPEncoder
-from pipeline.model.encoders.smp_taps import ENCODERS
-from tests.model.smp_peers import image, settle, stir
+from pipeline.model.encoders.deferred_init import Drawing, Sketch
+from pipeline.model.smp.encoder_taps import ENCODERS
+from pipeline.model.smp.smp_encoder import SMPEncoder
+from tests.model.smp.smp_peers import image, settle, stir
 
 DOCS = Path(__file__).parents[1] / "docs" / "smp.md"
 BEGIN, END = "<!-- python -m bench.smp --write -->\n", "<!-- end -->\n"

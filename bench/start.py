@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import pipeline
-from pipeline.data.statistics.measuring import cached
-from pipeline.data.synthetic import make_world
+from pipeline.data.chips.statistics.compute import cached
+from pipeline.data.scenes.synthetic import make_world
 
 ROOT = Path(__file__).parent.parent
 WAYS = {

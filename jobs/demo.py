@@ -18,18 +18,18 @@ from PIL import Image
 
 import pipeline
 from pipeline import log, store
-from pipeline.data import rasters
-from pipeline.data.classes import Classes
-from pipeline.data.manifest import Manifest
-from pipeline.data.pictures import rgb_bands, stretch
-from pipeline.data.scenes import Scene
-from pipeline.data.synthetic import make_world
-from pipeline.data.windows import Window
+from pipeline.data.labels.classes import Classes
+from pipeline.data.labels.display import rgb_bands, stretch
+from pipeline.data.rasters import raster_io
+from pipeline.data.rasters.windows import Window
+from pipeline.data.scenes.manifest import Manifest
+from pipeline.data.scenes.scene import Scene
+from pipeline.data.scenes.synthetic import make_world
 from pipeline.errors import OutputExists, PipelineError
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
-from pipeline.model.on_mlflow import tracking_uri
 from pipeline.recipe import Recipe
+from pipeline.registry.versions import tracking_uri
 from pipeline.train.fit import run_uri_of
 from pipeline.train.host import BUNDLE
 
@@ -104,10 +104,10 @@ def draw(scene: Scene, predicted: str, classes: Classes) -> Path:
     window = Window(0, 0, scene.height, scene.width)
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(classes)] = classes.colors
-    image, valid = rasters.read(scene.image, window)
-    panels = [stretch(image[list(rgb_bands(rasters.describe(scene.image).bands))], valid)]
+    image, valid = raster_io.read(scene.image, window)
+    panels = [stretch(image[list(rgb_bands(raster_io.describe(scene.image).bands))], valid)]
     for uri in (predicted, scene.label or predicted):
-        label, known = rasters.read_label(uri, window)
+        label, known = raster_io.read_label(uri, window)
         panels.append(colors[np.where(known, label, 255)])
     path = Path(predicted).with_suffix(".png")
     Image.fromarray(np.concatenate(panels, axis=1)).save(path)

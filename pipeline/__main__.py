@@ -19,11 +19,10 @@ from typing import Any
 
 import pipeline
 from pipeline import config, log, store
-from pipeline.command import Result
-from pipeline.data import commands as data_commands
-from pipeline.data import quarantine
+from pipeline.cli import data_commands, model_commands
+from pipeline.cli.command import Result
+from pipeline.data.chips import quarantine
 from pipeline.errors import PipelineError, StorageError
-from pipeline.model import commands
 from pipeline.recipe import Recipe
 from pipeline.redaction import redacted, redacted_tree
 from pipeline.world import World
@@ -267,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
 
     models = verbs.add_parser("models", help="look at the shelf of networks")
     below = models.add_subparsers(metavar="list|show|export", required=True)
-    for command in commands.MODELS:
+    for command in model_commands.MODELS:
         command.arguments(_verb(below, command.name, command.run, command.text, recipe=False))
 
     submit = _verb(verbs, "submit", _submit, "run a verb as a job on a Ray cluster", recipe=False)

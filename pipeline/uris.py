@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,10 @@ from pipeline.errors import StorageError
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _KINDS: Final = "give a local path, an s3:// URI, or an https:// address to read from"
+
+
+FILE_SEPARATOR: Final = "\n"
+"""Between the URIs of an image whose bands are in files of their own: a line feed, which no URI holds."""
 
 
 def is_local(uri: str) -> bool:
@@ -64,3 +69,8 @@ def s3_path(uri: str) -> str:
     if scheme != "s3":
         raise StorageError(f"{uri}: {scheme}:// is not supported", _KINDS)
     return rest.rstrip("/")
+
+
+def absolute(root: str) -> str:
+    """A local folder as an absolute path, since workers run elsewhere; a URI without its last slash."""
+    return os.path.abspath(os.path.expanduser(root)) if is_local(root) else root.rstrip("/")  # noqa: PTH100, PTH111

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from jobs.demo import demo
-from pipeline.data import rasters
-from pipeline.data.synthetic import make_world
+from pipeline.data.rasters import raster_io
+from pipeline.data.scenes.synthetic import make_world
 
 QUICK = [
     "compute.runner=local",
@@ -30,8 +30,8 @@ def test_the_whole_way_twice(
     assert "2 steps on 1 workers" in first
     assert "demo version 1 promoted" in first
     assert list((tmp_path / "runs" / "demo" / "reports").glob("*/report.html"))
-    grid = rasters.describe(str(tmp_path / "maps" / "south_autumn.tif")).grid
-    assert grid.difference(rasters.describe(str(tmp_path / "world" / "images" / "south_autumn.tif")).grid) == ""
+    grid = raster_io.describe(str(tmp_path / "maps" / "south_autumn.tif")).grid
+    assert grid.difference(raster_io.describe(str(tmp_path / "world" / "images" / "south_autumn.tif")).grid) == ""
     assert Image.open(tmp_path / "maps" / "south_autumn.png").size == (3 * 128, 128)
 
     demo(tmp_path, QUICK)

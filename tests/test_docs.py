@@ -21,7 +21,7 @@ import pipeline
 from pipeline import __main__ as command_line
 from pipeline import recipe as recipes
 from pipeline.data import doctor
-from pipeline.data.indexing.build import index
+from pipeline.data.scenes.index import index
 from tests.factory import make_pixels, write_raster
 
 ROOT = Path(__file__).parents[1]
@@ -232,7 +232,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
         "    segpipe retrain roads.yaml",
         "`segpipe data look roads.yaml`",
         "`segpipe train roads.yaml --nothing`",
-        "```python\nfrom pipeline.data.statistics import nothing\n```",
+        "```python\nfrom pipeline.data.chips.statistics import nothing\n```",
         "```python\nimport pipeline\npipeline.nothing(1)\n```",
         "```python\nfrom pipeline.world import World\nWorld.nothing()\n```",
         "```python\nimport pipeline\npipeline.fit(recipe, nothing=1)\n```",
@@ -251,7 +251,7 @@ def test_what_does_not_exist_is_found(text: str) -> None:
         "`split.seed`",
         "`torch.export` `left_out.json`",
         "`measuring.jobs(manifest, data)` `bundle.network(image)` `pipeline.metrics`",
-        "```python\nfrom pipeline.data.chips import Plan\nPlan.of\n```",
+        "```python\nfrom pipeline.data.feed.plan import Plan\nPlan.of\n```",
     ],
 )
 def test_what_exists_is_not_complained_of(text: str) -> None:

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 
 from pipeline import store
-from pipeline.data import quarantine
-from pipeline.data.indexing import build
-from pipeline.data.manifest import Manifest
-from pipeline.data.quarantine import LeftOut, Replaced
-from pipeline.data.sampling import mixing, positions, presence_file
-from pipeline.data.sampling.presence import Presence, Runs
-from pipeline.data.shards.layout import INDEX, Layout, Placed
-from pipeline.data.statistics import measuring
-from pipeline.data.windows import Window
+from pipeline.data.chips import quarantine
+from pipeline.data.chips.quarantine import LeftOut, Replaced
+from pipeline.data.chips.sampling import class_index_file, window_draw
+from pipeline.data.chips.sampling.class_index import Presence, Runs
+from pipeline.data.chips.statistics import compute
+from pipeline.data.feed import batch_diversity
+from pipeline.data.feed.shards.layout import INDEX, Layout, Placed
+from pipeline.data.rasters.windows import Window
+from pipeline.data.scenes import index
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import DataError
 from pipeline.model import bundle as bundles
-from pipeline.model import folder as folders
+from pipeline.model import model_dir as folders
 from pipeline.model.networks import build as network
 from pipeline.recipe import Recipe
 from pipeline.recipe.networks import UNet
@@ -62,13 +63,13 @@ class Own:
 def _recipe(folder: Path) -> Recipe:
     world(folder, scenes=6, size=32)
     recipe = recipe_for(folder, **{"compute.output": str(folder / "runs")})
-    build.index(recipe)
+    index.index(recipe)
     return recipe
 
 
 def _pointer(folder: Path) -> Own:
     recipe = _recipe(folder)
-    return Own(folder / "runs" / recipe.name / "manifest.json", lambda: build.current(recipe))
+    return Own(folder / "runs" / recipe.name / "manifest.json", lambda: index.current(recipe))
 
 
 def _manifest(folder: Path) -> Own:
@@ -79,10 +80,10 @@ def _manifest(folder: Path) -> Own:
 
 def _statistics(folder: Path) -> Own:
     recipe = _recipe(folder)
-    manifest = build.current(recipe)
-    right = measuring.cached(recipe, manifest).mean
+    manifest = index.current(recipe)
+    right = compute.cached(recipe, manifest).mean
     (file,) = folder.glob("runs/*/statistics/*.json")
-    return Own(file, lambda: measuring.cached(recipe, manifest).mean, right)
+    return Own(file, lambda: compute.cached(recipe, manifest).mean, right)
 
 
 def _presence(folder: Path) -> Own:
@@ -91,8 +92,8 @@ def _presence(folder: Path) -> Own:
     none = Runs(np.zeros(0, np.int64), np.zeros(0, np.int64))
     shares = np.zeros(0, np.uint8)
     found = Presence(("a",), np.array([[8, 8, 1]]), 8, (none,), none, np.array([64]), np.zeros(0, np.int64), shares)
-    file.write_bytes(presence_file.to_bytes(found))
-    return Own(file, lambda: presence_file.from_bytes(file.read_bytes(), str(file)))
+    file.write_bytes(class_index_file.to_bytes(found))
+    return Own(file, lambda: class_index_file.from_bytes(file.read_bytes(), str(file)))
 
 
 def _left_out(folder: Path) -> Own:
@@ -101,16 +102,16 @@ def _left_out(folder: Path) -> Own:
 
 
 def _mixing(folder: Path) -> Own:
-    store.write_json(str(folder / mixing.FILE), {"scenes_per_batch": 3.0})
-    return Own(folder / mixing.FILE, lambda: mixing.read(str(folder)), {})
+    store.write_json(str(folder / batch_diversity.FILE), {"scenes_per_batch": 3.0})
+    return Own(folder / batch_diversity.FILE, lambda: batch_diversity.read(str(folder)), {})
 
 
 def _worst(folder: Path) -> Own:
     recipe = _recipe(folder)
-    scenes = build.current(recipe).scenes
+    scenes = index.current(recipe).scenes
     example = {"scene": scenes[0].id, "window": [0, 0, 8, 8, 0], "kind": "worst"}
     store.write_json(str(folder / "report.json"), {"examples": [example]})
-    return Own(folder / "report.json", lambda: positions.worst_windows(str(folder), scenes))
+    return Own(folder / "report.json", lambda: window_draw.worst_windows(str(folder), scenes))
 
 
 def _shards(folder: Path) -> Own:

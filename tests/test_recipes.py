@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.data import synthetic
-from pipeline.data.classes import Classes
+from pipeline.data.labels.classes import Classes
+from pipeline.data.scenes import synthetic
 
 RECIPES = sorted((Path(__file__).parent.parent / "jobs" / "recipes").glob("*.yaml"))
 

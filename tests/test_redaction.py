@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pipeline import log, on_ray
 from pipeline.__main__ import main
 from pipeline.errors import RecipeError
-from pipeline.model.on_mlflow_server import accepted, check, tracking_uri
 from pipeline.redaction import credentials, redacted
+from pipeline.registry.server import accepted, check, tracking_uri
 from pipeline.train.fit import fit
 from tests.factory import QUICK, recipe_for, world
 

@@ -19,8 +19,8 @@ import rasterio
 import torch
 
 import pipeline
-from pipeline.data.planning import plan_of
-from pipeline.data.statistics import measuring
+from pipeline.data.chips.statistics import compute
+from pipeline.data.feed.planning import plan_of
 from pipeline.train.fit import fit, run_uri_of
 
 FILES = Path(__file__).parent / "written_before"
@@ -50,10 +50,10 @@ def test_recipe_manifest_statistics_and_order_are_the_same(before: dict[str, Any
     manifest = pipeline.index(recipe)
     assert (read.digest, manifest.digest) == (before["manifest"],) * 2
     stored = Path("runs/before/statistics/6bb66eb8c6ac.json").read_bytes()
-    statistics = measuring.cached(recipe, manifest)
+    statistics = compute.cached(recipe, manifest)
     assert json.loads(json.dumps(statistics.to_json())) == before["statistics"]
     assert Path("runs/before/statistics/6bb66eb8c6ac.json").read_bytes() == stored, "they were made again"
-    assert json.loads(json.dumps(measuring.compute(manifest, recipe.data).to_json())) == before["statistics"]
+    assert json.loads(json.dumps(compute.compute(manifest, recipe.data).to_json())) == before["statistics"]
     plan = plan_of(recipe, manifest, statistics)
     assert [[r.scene, list(r.window)] for r in map(plan.order.chip, range(40))] == before["order"]
 

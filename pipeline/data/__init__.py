@@ -1,1 +1,1 @@
-"""Scenes, windows, statistics, order and batches."""
+"""Data: rasters, labels, scenes, chips and the feed, each importing only what stands before it in this list."""

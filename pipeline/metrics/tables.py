@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 
 Task = Literal["multiclass", "binary", "multilabel"]
 

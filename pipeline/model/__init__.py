@@ -1,1 +1,1 @@
-"""Encoders, networks, losses, metrics, bundles and prediction."""
+"""Encoders, decoders, losses, networks and bundles."""

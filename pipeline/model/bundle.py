@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import store
-from pipeline.data.classes import Classes
-from pipeline.data.statistics.moments import Statistics
-from pipeline.data.statistics.normalise import Normalisation, plain
+from pipeline.data.chips.statistics.moments import Statistics
+from pipeline.data.chips.statistics.normalise import Normalisation, plain
+from pipeline.data.labels.classes import Classes
 from pipeline.errors import BundleError, DamagedError, DataError
 from pipeline.metrics import Task
 from pipeline.model import optimise

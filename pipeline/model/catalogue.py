@@ -21,7 +21,7 @@ import torch
 from pipeline import config
 from pipeline.errors import RecipeError
 from pipeline.model import cost
-from pipeline.model.encoders import plan
+from pipeline.model.encoders import feature_plan
 from pipeline.model.networks import NETWORKS, SECTIONS, Network, build
 from pipeline.recipe import networks as recipe
 
@@ -190,7 +190,7 @@ def table() -> dict[str, Model]:
 @functools.cache
 def names() -> tuple[str, ...]:
     """All of timm's models."""
-    return tuple(plan.timm.list_models())  # type: ignore[attr-defined]
+    return tuple(feature_plan.timm.list_models())  # type: ignore[attr-defined]
 
 
 def network(
@@ -248,10 +248,12 @@ def _row(row: dict[str, str]) -> Model:
 def _drawn(name: str) -> Model:
     """What the table would say of a model, were it in there."""
     try:
-        made = plan.plan(plan.Request(name))
+        made = feature_plan.plan(feature_plan.Request(name))
     except RecipeError as error:
         return Model(name, "", (), (), 0, problem=error.message)
-    held = tuple(s for s in plan.OUTPUT_STRIDES if plan.possible(plan.Request(name, output_stride=s)))
+    held = tuple(
+        s for s in feature_plan.OUTPUT_STRIDES if feature_plan.possible(feature_plan.Request(name, output_stride=s))
+    )
     return Model(name, made.kind, made.strides, made.channels, made.parameters, made.size is None, held)
 
 

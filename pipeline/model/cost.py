@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.model.networks import Network
 from pipeline.model.outputs import Outputs
-from pipeline.model.watching import Sources, tensors
+from pipeline.model.tracing import Sources, tensors
 
 _MOMENTS: Final = 2  # that AdamW keeps of each weight
 

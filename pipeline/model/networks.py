@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import config
-from pipeline.data.statistics.normalise import Normalisation
+from pipeline.data.chips.statistics.normalise import Normalisation
 from pipeline.errors import RecipeError, SceneError
 from pipeline.model.decoders import (
     deeplab,
@@ -34,12 +34,12 @@ from pipeline.model.decoders import (
     unetplusplus,
     upernet,
 )
-from pipeline.model.encoders import smp
 from pipeline.model.encoders.encoder import Encoder
 from pipeline.model.encoders.measure import reached
 from pipeline.model.heads import auxiliary_head, label_head, segmentation_head
-from pipeline.model.normalise import KINDS, Normalise, column
+from pipeline.model.input_normalisation import KINDS, Normalise, column
 from pipeline.model.outputs import Outputs
+from pipeline.model.smp import smp_encoder
 from pipeline.recipe import networks as recipe
 
 logger = logging.getLogger(__name__)
@@ -136,9 +136,9 @@ class Network(nn.Module):
             BundleError: its layers are not those that its section describes.
             StorageError: it cannot be written.
         """
-        from pipeline.model import folder  # which builds networks
+        from pipeline.model import model_dir  # which builds networks
 
-        folder.save(self, uri)
+        model_dir.save(self, uri)
 
     def forward(self, image: Tensor) -> Tensor | Outputs:
         """Logits [N,K,H,W] of raw pixels [N,C,H,W] of any integer or float type and any size.
@@ -244,7 +244,7 @@ def encoder_of(section: recipe.Encoded, bands: int, *, flat: bool = False) -> nn
         RecipeError: it does not exist or cannot be used so, or its weights cannot be had.
     """
     if section.compat == "smp":
-        return smp.build(section, bands)
+        return smp_encoder.build(section, bands)
     return Encoder(
         section.encoder,
         bands=bands,

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from pipeline.errors import RecipeError
 from pipeline.model.decoders.blocks import JoinConv, double, doubling_kernel
 from pipeline.model.networks import Network
-from pipeline.model.watching import Readers
+from pipeline.model.tracing import Readers
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ the machine's role) and from the recipe's storage section, see `settings`.
 A missing file is a FileNotFoundError, because only the caller knows what it was; every other failure is a StorageError.
 """
 
-from pipeline.store.copies import download_dir, local_file, remove_at_exit, shared_cache
-from pipeline.store.disk import Cache
-from pipeline.store.faults import failure, meaning, pause
+from pipeline.store.disk_cache import Cache
+from pipeline.store.downloads import download_dir, local_file, remove_at_exit, shared_cache
+from pipeline.store.errors import failure, meaning, pause
 from pipeline.store.files import (
     NOT_AS_WRITTEN,
     beside,

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
 from pipeline.errors import DamagedError, DataError, PipelineError, StorageError
-from pipeline.store import s3, settings, web
-from pipeline.store.faults import translated
+from pipeline.store import http, s3, settings
+from pipeline.store.errors import translated
 from pipeline.uris import is_local, is_web, join, local_path, s3_path
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def exists(uri: str) -> bool:
             return local_path(uri).exists()
         if is_web(uri):
             try:
-                web.head(uri)
+                http.head(uri)
             except FileNotFoundError:
                 return False
             return True
@@ -74,7 +74,7 @@ def read_bytes(uri: str) -> bytes:
     with translated(uri, "read"):
         if is_local(uri):
             return regular_file(uri).read_bytes()
-        return web.read(uri) if is_web(uri) else bytes(s3.system().cat_file(s3_path(uri)))
+        return http.read(uri) if is_web(uri) else bytes(s3.system().cat_file(s3_path(uri)))
 
 
 def read_start(uri: str, length: int) -> bytes:
@@ -89,7 +89,7 @@ def read_start(uri: str, length: int) -> bytes:
             with regular_file(uri).open("rb") as file:
                 return file.read(length)
         if is_web(uri):
-            return web.read(uri, length)[:length]
+            return http.read(uri, length)[:length]
         return bytes(s3.system().cat_file(s3_path(uri), start=0, end=length)) if size_of(uri) else b""
 
 
@@ -207,7 +207,7 @@ def size_of(uri: str) -> int:
     with translated(uri, "look at"):
         if is_local(uri):
             return local_path(uri).stat().st_size
-        return web.size(uri) if is_web(uri) else int(s3.system().info(s3_path(uri))["size"])
+        return http.size(uri) if is_web(uri) else int(s3.system().info(s3_path(uri))["size"])
 
 
 def stamp(uri: str) -> str:
@@ -221,7 +221,7 @@ def stamp(uri: str) -> str:
         if is_local(uri):
             found = local_path(uri).stat()
             return f"{found.st_size}-{found.st_mtime!r}"
-        return web.stamp(uri) if is_web(uri) else s3.stamp(s3.system().info(s3_path(uri)))
+        return http.stamp(uri) if is_web(uri) else s3.stamp(s3.system().info(s3_path(uri)))
 
 
 def stamps(uris: Iterable[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from pipeline.store import settings
-from pipeline.store.faults import translated
+from pipeline.store.errors import translated
 from pipeline.uris import s3_path
 
 _systems: dict[tuple[str | None, ...], Any] = {}

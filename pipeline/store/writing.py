@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pipeline.errors import StorageError
 from pipeline.store import s3
-from pipeline.store.faults import translated
+from pipeline.store.errors import translated
 from pipeline.uris import is_local, join, local_path, s3_path
 
 _PART_BYTES: Final = 16 << 20

@@ -1,1 +1,1 @@
-"""The loop, its checkpoints, evaluation and the gate."""
+"""Training: the loop, its state and checkpoints, and the fit of a recipe."""

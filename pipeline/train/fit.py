@@ -21,12 +21,13 @@ from typing import Any
 from torch import distributed as dist
 
 from pipeline import log, store
-from pipeline.data.indexing.build import current
-from pipeline.data.manifest import Manifest
-from pipeline.data.mapping import choice
-from pipeline.data.planning import plan_of
-from pipeline.data.shards import choice as shards
-from pipeline.data.statistics import annotation, measuring
+from pipeline.data.chips.statistics import annotation
+from pipeline.data.chips.statistics import compute as measuring
+from pipeline.data.feed.planning import plan_of
+from pipeline.data.feed.shards import use_shards as shards
+from pipeline.data.parallel import choose
+from pipeline.data.scenes.index import current
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import OutputExists, PipelineError, RecipeError, StorageError
 from pipeline.model import bundle
 from pipeline.model.bundle import Bundle
@@ -160,9 +161,9 @@ def _open(
         run_uri = run_uri_of(recipe, manifest)
         _make_room(run_uri, overwrite)
         prepared = shards.of_training(reads, manifest)
-        if choice.elsewhere(recipe.compute):
+        if choose.elsewhere(recipe.compute):
             stack.enter_context(_on_ray().connected(recipe.compute))  # too small a cluster is known before it reads
-        with choice.chosen(recipe.compute) as mapped:
+        with choose.chosen(recipe.compute) as mapped:
             moments = measuring.cached(reads, manifest, mapped)
             annotation.check(manifest, moments)
             plan_of(reads, manifest, moments, mapped=mapped)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from pipeline import recipe
-from pipeline.data.batches import Batch, numbers_of
-from pipeline.data.quarantine import Replaced, Tally
+from pipeline.data.chips.quarantine import Replaced, Tally
+from pipeline.data.feed.batches import Batch, numbers_of
 from pipeline.errors import DivergedError, TrainingError
 from pipeline.model.losses import Loss, Supervised
 from pipeline.train import checkpoint, optim

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline import config, store
-from pipeline.data import quarantine
+from pipeline.data.chips import quarantine
 from pipeline.errors import DamagedError, StorageError, TrackingError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Compute, Recipe
@@ -145,7 +145,7 @@ def register(bundle: Bundle, name: str, *, uri: str, run_id: str) -> str:
     Raises:
         TrackingError: the server does not answer or refuses.
     """
-    version: str = importlib.import_module("pipeline.model.on_mlflow").push(
+    version: str = importlib.import_module("pipeline.registry.versions").push(
         bundle, uri=uri, run_id=run_id, name=name, tags={}
     )
     return version
@@ -153,7 +153,7 @@ def register(bundle: Bundle, name: str, *, uri: str, run_id: str) -> str:
 
 def _platform() -> Any:
     # mlflow takes 4 to 6 seconds to import; a worker must not spend them before its first step.
-    return importlib.import_module("pipeline.model.on_mlflow_server")
+    return importlib.import_module("pipeline.registry.server")
 
 
 def _known_run(client: Any, uri: str, run_uri: str) -> str | None:

@@ -24,12 +24,12 @@ from ray.data import Dataset
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline import log, store
-from pipeline.data.batches import Batch
-from pipeline.data.manifest import Manifest
-from pipeline.data.mapping import on_ray as cluster
-from pipeline.data.on_ray import dataset, execution_options, ray_batches, unwrap
-from pipeline.data.planning import plan_of
-from pipeline.data.statistics.moments import Statistics
+from pipeline.data.chips.statistics.moments import Statistics
+from pipeline.data.feed.batches import Batch
+from pipeline.data.feed.on_ray import dataset, execution_options, ray_batches, unwrap
+from pipeline.data.feed.planning import plan_of
+from pipeline.data.parallel import on_ray as cluster
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.recipe import Compute, Recipe
 from pipeline.train import checkpoint

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline import metrics
-from pipeline.data.quarantine import NONE, Replaced, Tally
-from pipeline.data.reads import Reads
-from pipeline.data.scenes import Scene
-from pipeline.data.statistics.normalise import Normalisation
-from pipeline.data.windows import Window
+from pipeline.data.chips.quarantine import NONE, Replaced, Tally
+from pipeline.data.chips.statistics.normalise import Normalisation
+from pipeline.data.feed.chip_reader import Reads
+from pipeline.data.rasters.windows import Window
+from pipeline.data.scenes.scene import Scene
 from pipeline.errors import DataError
 from pipeline.world import World
 

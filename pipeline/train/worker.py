@@ -15,20 +15,20 @@ import torch
 from torch import distributed as dist
 
 from pipeline import store
-from pipeline.data import quarantine
-from pipeline.data.batches import Batch, local_batches
-from pipeline.data.chips import Plan
-from pipeline.data.classes import IGNORE
-from pipeline.data.manifest import Manifest
-from pipeline.data.planning import normalisation_of, plan_of
-from pipeline.data.quarantine import LeftOut, Tally
-from pipeline.data.reads import Reads
-from pipeline.data.sampling import mixing
-from pipeline.data.scenes import Scene
-from pipeline.data.shards import choice
-from pipeline.data.statistics import normalise
-from pipeline.data.statistics.moments import Statistics
-from pipeline.data.statistics.normalise import Normalisation
+from pipeline.data.chips import quarantine
+from pipeline.data.chips.quarantine import LeftOut, Tally
+from pipeline.data.chips.statistics import normalise
+from pipeline.data.chips.statistics.moments import Statistics
+from pipeline.data.chips.statistics.normalise import Normalisation
+from pipeline.data.feed import batch_diversity
+from pipeline.data.feed.batches import Batch, local_batches
+from pipeline.data.feed.chip_reader import Reads
+from pipeline.data.feed.plan import Plan
+from pipeline.data.feed.planning import normalisation_of, plan_of
+from pipeline.data.feed.shards import use_shards
+from pipeline.data.labels.classes import IGNORE
+from pipeline.data.scenes.manifest import Manifest
+from pipeline.data.scenes.scene import Scene
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.model import bundle, losses, networks
 from pipeline.model.device import device_of
@@ -177,7 +177,11 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
         compile=recipe.compute.compile,
         meta={"recipe": payload["stated"], "mlflow_run_id": tracking.get("run_id")},
     )
-    mixed = mixing.Mixing(parts.plan.order, recipe.train.global_batch, len(parts.manifest.classes)) if tracker else None
+    mixed = (
+        batch_diversity.Mixing(parts.plan.order, recipe.train.global_batch, len(parts.manifest.classes))
+        if tracker
+        else None
+    )
     try:
         outcome = loop.train(
             job,
@@ -192,8 +196,8 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
             tally=parts.tally,
         )
         if mixed and mixed.numbers:
-            store.write_json(store.join(run_uri, mixing.FILE), mixed.numbers)
-            logger.info("how mixed the chips came: %s", mixing.told(mixed.numbers))
+            store.write_json(store.join(run_uri, batch_diversity.FILE), mixed.numbers)
+            logger.info("how mixed the chips came: %s", batch_diversity.told(mixed.numbers))
         return outcome
     finally:
         if tracker is not None:
@@ -241,7 +245,7 @@ def _validation(parts: _Parts) -> Validation | None:
     scenes = tuple(s for s in manifest.scenes if s.split == "val")
     if not scenes:
         return None
-    prepared = choice.chosen(recipe, manifest, "val")
+    prepared = use_shards.chosen(recipe, manifest, "val")
     return Validation(
         reads=Reads(scenes, manifest.classes, recipe.data, manifest.digest, recipe.data.sampling.size, prepared),
         normalisation=parts.normalisation,

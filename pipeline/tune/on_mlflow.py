@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import StorageError
-from pipeline.model import on_mlflow
 from pipeline.model.bundle import Bundle
-from pipeline.tune.records import Trial
+from pipeline.registry import versions
+from pipeline.tune.results import Trial
 
 _MOST_RUNS = 10_000
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def close_trials(uri: str, parent_run: str, stopped: Iterable[str | None]) -> None:
     """End as KILLED the runs that ASHA stopped, and those that are still RUNNING, being cut off; only warns."""
     try:
-        client = on_mlflow.client(uri)
+        client = versions.client(uri)
         experiment = client.get_run(parent_run).info.experiment_id
         nested = f"tags.`mlflow.parentRunId` = '{parent_run}' and attributes.status = 'RUNNING'"
         running = [r.info.run_id for r in client.search_runs([experiment], nested, max_results=_MOST_RUNS)]
@@ -35,7 +35,7 @@ def register(bundle: Bundle, best: Trial, *, uri: str, run_id: str, name: str, s
     """Make the best trial's bundle the challenger, its overrides as tags; None, with a warning, if that fails."""
     tags = {f"override.{path}": json.dumps(value) for path, value in best.overrides.items()}
     try:
-        return on_mlflow.push(
+        return versions.push(
             bundle, uri=uri, run_id=best.run_id or run_id, name=name, tags={**tags, "search": search_uri}
         )
     except StorageError as error:

@@ -27,15 +27,15 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from pipeline import log, store
-from pipeline.data.manifest import Manifest
-from pipeline.data.on_ray import unwrap
+from pipeline.data.feed.on_ray import unwrap
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.log import Advance
 from pipeline.recipe import Recipe
 from pipeline.tune import space
-from pipeline.tune.desk import Desk
-from pipeline.tune.records import FAILED, FINISHED, MANIFEST, STOPPED, WORST, Trial
+from pipeline.tune.results import FAILED, FINISHED, MANIFEST, STOPPED, WORST, Trial
 from pipeline.tune.trial import finite, recipe_of, run_id_of, train, validated_every
+from pipeline.tune.trial_coordinator import Desk
 
 # A bundle of no resources is refused; a byte of memory is as near as it gets.
 _ACTOR = {"memory": 1}

@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import store
-from pipeline.data.indexing.build import current
-from pipeline.data.manifest import Manifest
-from pipeline.data.mapping import choice
-from pipeline.data.planning import presence_of
-from pipeline.data.sampling import presence
-from pipeline.data.shards import choice as shards
-from pipeline.data.statistics import annotation, measuring
+from pipeline.data.chips.sampling import class_index
+from pipeline.data.chips.statistics import annotation, compute
+from pipeline.data.feed.planning import presence_of
+from pipeline.data.feed.shards import use_shards as shards
+from pipeline.data.parallel import choose
+from pipeline.data.scenes.index import current
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import RecipeError, TrainingError
 from pipeline.log import Advance
 from pipeline.model import bundle
@@ -30,7 +30,7 @@ from pipeline.recipe import Recipe, absolute, replace
 from pipeline.train import on_mlflow
 from pipeline.train.worker import stated_threads
 from pipeline.tune import space
-from pipeline.tune.records import FINISHED, MANIFEST, STOPPED, SearchResult, Trial, rank, to_csv, words
+from pipeline.tune.results import FINISHED, MANIFEST, STOPPED, SearchResult, Trial, rank, to_csv, words
 from pipeline.world import World
 
 logger = logging.getLogger(__name__)
@@ -116,10 +116,10 @@ def _prepare(recipe: Recipe, manifest: Manifest) -> None:
     """What all trials find under the search's `compute.output`: statistics, and the indexes of classes that they draw
     by, made now and once; and shards, of which there is told now if they are required and are not there."""
     shards.of_training(recipe, manifest)
-    drawing = [each for each in space.samplings(recipe) if presence.needed(each.data.sampling)]
-    by_cell = {presence.cell_for(each.data.sampling): each for each in drawing}
-    with choice.chosen(recipe.compute) as mapped:
-        annotation.check(manifest, measuring.cached(recipe, manifest, mapped))
+    drawing = [each for each in space.samplings(recipe) if class_index.needed(each.data.sampling)]
+    by_cell = {class_index.cell_for(each.data.sampling): each for each in drawing}
+    with choose.chosen(recipe.compute) as mapped:
+        annotation.check(manifest, compute.cached(recipe, manifest, mapped))
         for each in by_cell.values():
             presence_of(each, manifest, mapped=mapped)
 

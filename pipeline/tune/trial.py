@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline import store
-from pipeline.data.manifest import Manifest
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import RecipeError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Recipe, Train, replace
 from pipeline.train.fit import Parent, fit, run_uri_of
 from pipeline.train.on_mlflow import read_link
 from pipeline.tune import space
-from pipeline.tune.records import MANIFEST, WORST
+from pipeline.tune.results import MANIFEST, WORST
 
 
 def recipe_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str) -> Recipe:

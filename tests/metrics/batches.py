@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.metrics import Tally
 
 K, N = 3, 7

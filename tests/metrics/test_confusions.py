@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torchmetrics import functional as tm
 
 from pipeline import metrics
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.metrics import Counts
 
 NAMES = [f"c{k}" for k in range(5)]

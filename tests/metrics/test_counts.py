@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.metrics import Counts, count
 from tests.metrics.batches import same
 

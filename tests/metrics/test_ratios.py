@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torchmetrics import functional as tm
 
 from pipeline import metrics
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.metrics import Counts, count
 from pipeline.metrics.ratios import ALIASES, METRICS, Reduction, formula_of, reduced
 

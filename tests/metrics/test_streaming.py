@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.metrics import METRICS, IoU, Tally, confusion_of_logits, count, iou
 from pipeline.metrics.ratios import reduced
 from tests.metrics.batches import OF, TASKS, K, N, equal, images, same, tallied

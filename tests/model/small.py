@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pipeline.data.classes import Classes
-from pipeline.data.statistics.moments import Statistics
+from pipeline.data.chips.statistics.moments import Statistics
+from pipeline.data.labels.classes import Classes
 from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.networks import build

@@ -13,8 +13,8 @@ import torch
 
 from pipeline import log, store
 from pipeline import recipe as recipes
-from pipeline.data.indexing.build import current
-from pipeline.data.manifest import Manifest
+from pipeline.data.scenes.index import current
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import ManifestError, OutputExists, RecipeError, TrackingError
 from pipeline.model import bundle
 from pipeline.recipe import Recipe

@@ -9,8 +9,8 @@ import pytest
 from ray.train import UserCallback
 
 from pipeline import recipe as recipes
-from pipeline.data.indexing.build import current
-from pipeline.data.statistics import measuring
+from pipeline.data.chips.statistics import compute as measuring
+from pipeline.data.scenes.index import current
 from pipeline.errors import ClusterError, DivergedError, SceneError
 from pipeline.recipe import Compute, Recipe
 from pipeline.train import on_ray, worker

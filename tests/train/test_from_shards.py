@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import rasterio
 
-from pipeline.data.indexing.build import current
-from pipeline.data.shards import prepare
-from pipeline.data.statistics import measuring
+from pipeline.data.chips.statistics import compute
+from pipeline.data.feed.shards import prepare
+from pipeline.data.scenes.index import current
 from pipeline.errors import DataError, ManifestError
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.recipe import Recipe
-from pipeline.train.evaluate import evaluate
 from pipeline.train.fit import fit
 from tests.factory import QUICK, UTM, recipe_for, world, write_raster
 
@@ -58,7 +58,7 @@ def test_training_validation_and_report_are_those_of_the_files(tmp_path: Path, k
     wanted = evaluate(slow, made, manifest=manifest)
     for split in ("train", "val", "test"):
         prepare.prepare(fast, manifest, split=split)
-    measuring.cached(fast, manifest)
+    compute.cached(fast, manifest)
     shutil.rmtree(scenes / "images")
     shutil.rmtree(scenes / "masks")
     again = fit(fast, manifest=manifest)

@@ -17,16 +17,17 @@ from mlflow import MlflowClient
 
 from pipeline import log, store
 from pipeline.__main__ import main as segpipe
-from pipeline.data import quarantine
-from pipeline.data.indexing.build import current
-from pipeline.data.planning import plan_of
-from pipeline.data.quarantine import NONE, LeftOut
-from pipeline.data.statistics import measuring
+from pipeline.data.chips import quarantine
+from pipeline.data.chips.quarantine import NONE, LeftOut
+from pipeline.data.chips.statistics import compute
+from pipeline.data.feed.planning import plan_of
+from pipeline.data.scenes.index import current
 from pipeline.errors import SceneError
-from pipeline.model.on_mlflow import tracking_uri
+from pipeline.evaluation import report
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.recipe import Recipe
-from pipeline.train import checkpoint, report
-from pipeline.train.evaluate import evaluate
+from pipeline.registry.versions import tracking_uri
+from pipeline.train import checkpoint
 from pipeline.train.fit import fit, run_uri_of
 from pipeline.world import World
 from tests.factory import QUICK, recipe_for, world, write_raster
@@ -50,7 +51,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world that was indexed and measured while it was whole; two images are gone since."""
     folder = world(tmp_path_factory.mktemp("scenes"), scenes=12)
     recipe = recipe_in(folder, folder / "runs")
-    measuring.cached(recipe, current(recipe))
+    compute.cached(recipe, current(recipe))
     for name in LOST:
         (folder / f"images/{name}.tif").unlink()
     return folder
@@ -69,7 +70,7 @@ def prepared(scenes: Path, output: Path, **changes: Any) -> Recipe:
 def expected(recipe: Recipe) -> tuple[list[tuple[int, str, Any]], list[tuple[str, Any]]]:
     """Chips of the lost train scene in their order, each window once; windows of 32 of the val scene of 96²."""
     manifest = current(recipe)
-    plan = plan_of(recipe, manifest, measuring.cached(recipe, manifest))
+    plan = plan_of(recipe, manifest, compute.cached(recipe, manifest))
     refs = [plan.order.chip(n) for n in range(recipe.train.steps * recipe.train.global_batch)]
     chips = [(r.number, "s1", r.window) for r in refs if plan.scenes[r.scene].id == "s1"]
     assert len({window for *_, window in chips}) == len(chips) > 2

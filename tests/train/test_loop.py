@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline import recipe
-from pipeline.data.batches import Batch, numbers_of
+from pipeline.data.feed.batches import Batch, numbers_of
 from pipeline.errors import CheckpointError, DivergedError, RecipeError, TrainingError
 from pipeline.model import losses, networks
 from pipeline.train import checkpoint

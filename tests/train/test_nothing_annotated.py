@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.data.classes import IGNORE
-from pipeline.data.indexing.build import index
+from pipeline.data.labels.classes import IGNORE
+from pipeline.data.scenes.index import index
 from pipeline.errors import DataError, ManifestError, TrainingError
 from pipeline.train.fit import fit, run_uri_of
 from tests.factory import QUICK, TRANSFORM, UTM, recipe_for, world, write_raster

@@ -7,8 +7,8 @@ import pytest
 import rasterio
 
 import pipeline
-from pipeline.data.classes import IGNORE
-from pipeline.train.evaluate import check
+from pipeline.data.labels.classes import IGNORE
+from pipeline.evaluation.evaluate import check
 from tests.factory import recipe_for, world, write_raster
 
 SMALL = {"train.steps": 4, "train.global_batch": 2, "data.sampling.size": 32, "predict.window": 32}

@@ -9,9 +9,9 @@ from mlflow import MlflowClient
 
 from pipeline import store
 from pipeline.errors import TrackingError
-from pipeline.model.on_mlflow import pull
-from pipeline.model.on_mlflow_server import tracking_uri
 from pipeline.redaction import redacted_tree
+from pipeline.registry.server import tracking_uri
+from pipeline.registry.versions import pull
 from pipeline.train import on_mlflow
 from pipeline.train.fit import Parent, fit
 from pipeline.train.on_mlflow import Tracker

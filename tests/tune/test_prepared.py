@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.indexing.build import current
-from pipeline.data.manifest import Manifest
-from pipeline.data.planning import presence_of
-from pipeline.data.shards import prepare
-from pipeline.data.statistics import measuring
+from pipeline.data.chips.statistics import compute
+from pipeline.data.feed.planning import presence_of
+from pipeline.data.feed.shards import prepare
+from pipeline.data.scenes.index import current
+from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import ManifestError
 from pipeline.recipe import Recipe, replace
 from pipeline.tune import space
@@ -59,7 +59,7 @@ def test_trials_read_what_was_prepared_for_the_search(ray_cluster: None, tmp_pat
 def prepare_all(recipe: Recipe, manifest: Manifest) -> None:
     for split in ("train", "val"):
         prepare.prepare(recipe, manifest, split=split)
-    measuring.cached(recipe, manifest)
+    compute.cached(recipe, manifest)
     for size in (32, 128):
         presence_of(replace(recipe, {"data.sampling.size": size}), manifest)
 

@@ -18,7 +18,7 @@ from ray.util import placement_group_table
 from pipeline.errors import ClusterError, RecipeError, TrainingError
 from pipeline.model import bundle
 from pipeline.recipe import Recipe
-from pipeline.tune import records
+from pipeline.tune import results
 from pipeline.tune.search import search
 from tests import factory
 
@@ -100,7 +100,7 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(
 ) -> None:
     overrides = {"name": "some", "tune.num_trials": 2, "compute.feed": "local", "compute.tracking_uri": mlflow_server}
     result = search(recipe_with(factory.world(tmp_path), ENCODERS, **overrides))
-    good, bad = sorted(result.trials, key=records.rank)
+    good, bad = sorted(result.trials, key=results.rank)
     assert (good.status, good.overrides["model.encoder"], good.reason) == ("finished", "resnet10t", "")
     assert (bad.status, bad.overrides["model.encoder"], bad.score) == ("failed", "no_such_encoder", None)
     assert bad.reason.startswith("RecipeError") and "no_such_encoder" in bad.reason
@@ -164,8 +164,8 @@ def test_a_search_without_ray_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_best_trial_is_a_finished_one_of_highest_score() -> None:
-    def trial(number: int, status: str, score: float | None) -> records.Trial:
-        return records.Trial(number, {"seed": number}, status, score, 1, 1.0, "", None, None)
+    def trial(number: int, status: str, score: float | None) -> results.Trial:
+        return results.Trial(number, {"seed": number}, status, score, 1, 1.0, "", None, None)
 
     trials = [
         trial(0, "stopped", 0.9),
@@ -174,8 +174,8 @@ def test_the_best_trial_is_a_finished_one_of_highest_score() -> None:
         trial(3, "finished", 0.7),
         trial(4, "finished", 0.7),
     ]
-    assert [t.number for t in sorted(trials, key=records.rank)] == [3, 4, 1, 0, 2]
-    lines = records.table(trials, "miou").splitlines()
+    assert [t.number for t in sorted(trials, key=results.rank)] == [3, 4, 1, 0, 2]
+    lines = results.table(trials, "miou").splitlines()
     assert lines[0].split() == ["trial", "status", "miou", "step", "seconds", "overrides"]
     assert lines[1].split() == ["3", "finished", "0.7000", "1", "1", "seed=3"]
-    assert records.to_csv(trials, "miou").splitlines()[3] == "2,failed,,1,1.0,2,,"
+    assert results.to_csv(trials, "miou").splitlines()[3] == "2,failed,,1,1.0,2,,"

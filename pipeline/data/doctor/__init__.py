@@ -11,5 +11,5 @@ page.py       the page, with pictures by drawing.py
 from __future__ import annotations
 
 from pipeline.data.doctor.examine import examine as examine
-from pipeline.data.doctor.records import Audit as Audit
-from pipeline.data.doctor.records import Finding as Finding
+from pipeline.data.doctor.findings import Audit as Audit
+from pipeline.data.doctor.findings import Finding as Finding

@@ -9,12 +9,12 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.data.doctor import look
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Finding, counted
-from pipeline.data.indexing.inspection import BENT
-from pipeline.data.pointers import Pointer
-from pipeline.data.scenes import PAIR_BY
+from pipeline.data.doctor import access
+from pipeline.data.doctor.findings import Finding, counted
+from pipeline.data.doctor.gather import Evidence
+from pipeline.data.scenes.discovery import PAIR_BY
+from pipeline.data.scenes.inspection import BENT
+from pipeline.data.scenes.pointer_files import Pointer
 from pipeline.recipe.data import Quarantine
 
 _MIXED_SIZES: Final = 1.5
@@ -105,7 +105,7 @@ def _coordinates(seen: Evidence) -> Iterator[Finding]:
     for e in seen.entries:
         if e.info is None:
             continue
-        systems[look.short_crs(e.grid.crs) or "none"].append(e.id)
+        systems[access.short_crs(e.grid.crs) or "none"].append(e.id)
         across, shear, _, turn, down, _ = e.grid.transform
         if e.info.georeferenced:
             sizes[e.id] = abs(across * down - shear * turn) ** 0.5

@@ -9,12 +9,12 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.data import labels
-from pipeline.data.doctor import signals
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Finding, Severity, counted
-from pipeline.data.doctor.signals import Shift
-from pipeline.data.splits.dividing import SPLITS
+from pipeline.data.doctor import label_shift
+from pipeline.data.doctor.findings import Finding, Severity, counted
+from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.label_shift import Shift
+from pipeline.data.labels import consistency
+from pipeline.data.scenes.splits.assign import SPLITS
 from pipeline.recipe.losses import CrossEntropy
 
 _SHOWN_CODES: Final = 8
@@ -168,14 +168,14 @@ def _never_valid(seen: Evidence) -> Iterator[Finding]:
 def _contradictions(seen: Evidence) -> Iterator[Finding]:
     """What `index` refuses of the labels as a whole."""
     looks = {i: t.label for i, t in seen.tallies.items()}
-    for error in labels.contradictions(looks, {i: t.counts for i, t in seen.tallies.items()}, seen.classes):
+    for error in consistency.contradictions(looks, {i: t.counts for i, t in seen.tallies.items()}, seen.classes):
         yield Finding("label_contradictions", "error", f"{error.message}.", "`index` refuses this.", error.hint, rank=3)
 
 
 def _declared_nodata(seen: Evidence) -> Iterator[Finding]:
     """Values that labels declare as nodata and a class claims."""
     looks = {i: t.label for i, t in seen.tallies.items()}
-    said = labels.declared_nodata(looks, seen.classes, planes=seen.recipe.data.task == "multilabel")
+    said = consistency.declared_nodata(looks, seen.classes, planes=seen.recipe.data.task == "multilabel")
     if said:
         what, _, fix = said.partition(". ")
         yield Finding(
@@ -326,16 +326,18 @@ def _shifted(seen: Evidence) -> Iterator[Finding]:
     for entry, _ in seen.usable:
         if entry.id in evidence:
             groups[entry.group].append(entry.id)
-    if common := signals.agreed(list(evidence.values())):
+    if common := label_shift.agreed(list(evidence.values())):
         yield _shift("the set", *common, list(evidence))
         return
     moved: set[str] = set()
     for group, members in sorted(groups.items()):
-        if common := signals.agreed([evidence[i] for i in members]):
+        if common := label_shift.agreed([evidence[i] for i in members]):
             yield _shift(f"group {group}", *common, members)
             moved.update(members)
-    alone = {i: shift for i, (halves, _) in evidence.items() if i not in moved and (shift := signals.suspect(halves))}
-    clear = {i: shift for i, shift in alone.items() if signals.explains(evidence[i][1], shift)}
+    alone = {
+        i: shift for i, (halves, _) in evidence.items() if i not in moved and (shift := label_shift.suspect(halves))
+    }
+    clear = {i: shift for i, shift in alone.items() if label_shift.explains(evidence[i][1], shift)}
     if clear:
         yield _look_at(clear, len(evidence), "warning")
     if vague := {i: shift for i, shift in alone.items() if i not in clear}:

@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.data.doctor import lines, sentinels, spread
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Finding, counted
+from pipeline.data.doctor import distributions, recipe_lines, sentinels
+from pipeline.data.doctor.distributions import BandRule
+from pipeline.data.doctor.findings import Finding, counted
+from pipeline.data.doctor.gather import Evidence
 from pipeline.data.doctor.sentinels import Sentinel
-from pipeline.data.doctor.spread import BandRule
 
 _MAP_GAIN: Final = 0.4
 _TELLING_IOU: Final = 0.9
@@ -124,7 +124,7 @@ def _sentinels(seen: Evidence) -> list[Sentinel]:
 
 
 def _or_left_out(positions: Sequence[int], seen: Evidence) -> str:
-    line = lines.without_bands(seen, positions).replace("data:\n  ", "data.")
+    line = recipe_lines.without_bands(seen, positions).replace("data:\n  ", "data.")
     return f", or leave {'it' if len(positions) == 1 else 'them'} out ({line})" if line else ""
 
 
@@ -165,7 +165,7 @@ def _others(bands: tuple[str, ...], name: str) -> str:
 def _leaking(seen: Evidence) -> Iterator[Finding]:
     """Bands that hold a map of the classes, and bands of measurements that tell them: the latter is the task itself."""
     usable = [s for _, s in seen.usable if s.values.shape[1]]
-    rules = spread.told_by_one_band([s.values for s in usable], [s.ids for s in usable])
+    rules = distributions.told_by_one_band([s.values for s in usable], [s.ids for s in usable])
     leaking = [r for r in rules if _is_class_map(r) or _tells_alone(r, rules)]
     if leaking:
         number = "Bands" if len(leaking) > 1 else "Band"
@@ -177,7 +177,7 @@ def _leaking(seen: Evidence) -> Iterator[Finding]:
             "It looks like a map of the classes, not like a measurement. Where it comes from the label, scores are not "
             "those of the task, and a model fails where the band is missing or was not made from the label.",
             "find out where the band comes from; if from the label, leave it out",
-            lines.without_bands(seen, [r.band for r in leaking]),
+            recipe_lines.without_bands(seen, [r.band for r in leaking]),
             rank=8,
         )
     telling = sorted((r for r in rules if r not in leaking and r.iou >= _TELLING_IOU), key=lambda r: -r.iou)
@@ -195,7 +195,7 @@ def _leaking(seen: Evidence) -> Iterator[Finding]:
 
 def _is_class_map(rule: BandRule) -> bool:
     """Few values that give classes much better than the most frequent class does."""
-    return rule.num_values <= spread.FEW and rule.stepped and rule.gain >= _MAP_GAIN
+    return rule.num_values <= distributions.FEW and rule.stepped and rule.gain >= _MAP_GAIN
 
 
 def _tells_alone(rule: BandRule, rules: Sequence[BandRule]) -> bool:
@@ -208,7 +208,7 @@ def _tells_alone(rule: BandRule, rules: Sequence[BandRule]) -> bool:
 def _rule(rule: BandRule, seen: Evidence) -> str:
     name = seen.bands[rule.band]
     number = "" if name == f"band_{rule.band + 1}" else f" (number {rule.band + 1})"
-    values = f"{counted(rule.num_values, 'value')}, " if rule.num_values <= spread.FEW else ""
+    values = f"{counted(rule.num_values, 'value')}, " if rule.num_values <= distributions.FEW else ""
     return (
         f"{name}{number}: {values}accuracy {rule.accuracy:.1%} (the most frequent class alone: "
         f"{rule.majority:.1%}), mean IoU {rule.iou:.2f}"
@@ -221,7 +221,7 @@ def _apart(seen: Evidence) -> Iterator[Finding]:
         return
     medians = np.stack([s.medians for _, s in scenes])
     deviations = np.stack([s.values.std(axis=1, dtype=np.float64) for _, s in scenes])
-    scores = spread.apart(medians, deviations)
+    scores = distributions.apart(medians, deviations)
     worst = np.abs(scores).max(axis=1)
     far = np.flatnonzero(worst > _APART)
     if len(far) == 0:
@@ -278,7 +278,7 @@ def _populations(seen: Evidence, ids: tuple[str, ...], groups: list[str], far: l
 def _saturated(seen: Evidence) -> Iterator[Finding]:
     found: list[tuple[float, str, str]] = []
     for entry, sample in seen.usable:
-        shares = [(spread.piled_up(band), name) for name, band in zip(seen.bands, sample.values, strict=True)]
+        shares = [(distributions.piled_up(band), name) for name, band in zip(seen.bands, sample.values, strict=True)]
         worst = max(shares, default=(0.0, ""))
         if worst[0] > _SATURATED:
             found.append((worst[0], worst[1], entry.id))

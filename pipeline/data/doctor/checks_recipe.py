@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Finding
-from pipeline.data.statistics import normalise
-from pipeline.data.statistics.moments import Statistics
+from pipeline.data.chips.statistics import normalise
+from pipeline.data.chips.statistics.moments import Statistics
+from pipeline.data.doctor.findings import Finding
+from pipeline.data.doctor.gather import Evidence
 from pipeline.errors import PipelineError
 
 _WHY: Final = "Training would be refused, after it has read what its statistics need."
@@ -45,7 +45,7 @@ def _normalise(seen: Evidence, values: NDArray[Any]) -> None:
 
 def _augment(seen: Evidence, values: NDArray[Any]) -> None:
     """Try the transforms on noise in the range of the data."""
-    from pipeline.data.augmentation import augment  # albumentations takes a second to import
+    from pipeline.data.chips.augmentation import augment  # albumentations takes a second to import
 
     data = seen.recipe.data
     noise = augment.example(values.min(axis=1), values.max(axis=1), data.sampling.size, values.dtype)

@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.data.doctor import copies, footprints, grouping, look
-from pipeline.data.doctor.copies import Alike, Pair
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Entry, Finding, Severity, counted
-from pipeline.data.doctor.sample import detail, picture
+from pipeline.data.doctor import access, leak_groups, near_duplicates, scene_overlaps
+from pipeline.data.doctor.findings import Entry, Finding, Severity, counted
+from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.near_duplicates import Alike, Pair
+from pipeline.data.doctor.scene_sample import detail, picture
 from pipeline.recipe.sampling import TableSplit
 
 _SHOWN: Final = 5
@@ -42,12 +42,12 @@ def findings(seen: Evidence) -> Iterator[Finding]:
         return [p for p in pairs if entry_of[p.first].split != entry_of[p.second].split]
 
     ground = _ground(seen)
-    marked = copies.sharing({i: s.marks for i, s in seen.samples.items() if len(s.marks)})
+    marked = near_duplicates.sharing({i: s.marks for i, s in seen.samples.items() if len(s.marks)})
     pictures = {i: small for i, s in seen.samples.items() if (small := picture(s.thumbnail)) is not None}
-    content = copies.merged([_equal_stamps(seen), marked])
+    content = near_duplicates.merged([_equal_stamps(seen), marked])
     known = {frozenset((p.first, p.second)) for p in content}
     details = {i: fine for i in pictures if (fine := detail(seen.samples[i].thumbnail)) is not None}
-    looks = copies.alike(pictures, details)
+    looks = near_duplicates.alike(pictures, details)
     similar = [p for p in looks.pairs if frozenset((p.first, p.second)) not in known]
     leaks = {
         "shared_ground": [p for p in ground if _measured(p, seen, entry_of)],
@@ -58,7 +58,7 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     if any(leaks.values()) and seen.out:
         # Also what lies in one split now: a scene that moves to another one must take these with it.
         tied = [p for p in _ground(seen, within=True) if _measured(p, seen, entry_of)]
-        uri = grouping.write(seen, copies.merged([tied, content, similar]), seen.out)
+        uri = leak_groups.write(seen, near_duplicates.merged([tied, content, similar]), seen.out)
     for kind, pairs in leaks.items():
         yield from _leak(kind, pairs, seen, entry_of, uri)
     if not looks.telling:
@@ -70,7 +70,7 @@ def _ground(seen: Evidence, *, within: bool = False) -> list[Pair]:
     """Scenes of different splits whose footprints overlap; those of one split, too, if asked for."""
     return [
         Pair(o.first, o.second, f"{o.share:.1%} of the smaller one")
-        for o in look.overlaps(seen.entries, seen.stamps, within=within)
+        for o in access.overlaps(seen.entries, seen.stamps, within=within)
         if o.why == "ground"
     ]
 
@@ -168,9 +168,9 @@ def _equal_stamps(seen: Evidence) -> list[Pair]:
 def _measured(pair: Pair, seen: Evidence, entry_of: Mapping[str, Entry]) -> bool:
     """Whether both scenes are valid somewhere in what they share: empty borders may lie over each other."""
     first, second = entry_of[pair.first], entry_of[pair.second]
-    points = footprints.points(first, second)
+    points = scene_overlaps.points(first, second)
     return not points or any(
-        look.valid_at(first, a, seen.recipe.data) and look.valid_at(second, b, seen.recipe.data) for a, b in points
+        access.valid_at(first, a, seen.recipe.data) and access.valid_at(second, b, seen.recipe.data) for a, b in points
     )
 
 
@@ -185,7 +185,7 @@ def _leak(
     if uri:
         fix += f". {uri} holds such groups; these lines use it"
         fix += " (splits by blocks: " + command.replace("data:\n  ", "data.") + ")" if command else ""
-        command = grouping.command(seen, uri)
+        command = leak_groups.command(seen, uri)
     between = sorted({" and ".join(sorted((entry_of[p.first].split, entry_of[p.second].split))) for p in pairs})
     yield Finding(
         kind,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.data.doctor import look
-from pipeline.data.doctor import plan as planning
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import Entry, Finding, counted
-from pipeline.data.grids import RasterInfo
-from pipeline.data.windows import Window
+from pipeline.data.doctor import access
+from pipeline.data.doctor import read_plan as planning
+from pipeline.data.doctor.findings import Entry, Finding, counted
+from pipeline.data.doctor.gather import Evidence
+from pipeline.data.rasters.grids import RasterInfo
+from pipeline.data.rasters.windows import Window
 from pipeline.errors import PipelineError
 from pipeline.recipe.sampling import Uniform
 
@@ -108,9 +108,9 @@ def trial(entry: Entry, seen: Evidence) -> Trial | None:
     with tempfile.TemporaryDirectory(prefix="segpipe-doctor-") as folder:
         copy = Path(folder) / "tiled.tif"
         try:
-            now = look.seconds(entry, places, seen.recipe.data)
-            look.rewritten(entry, part, copy, seen.recipe.data)
-            tiled = look.seconds(entry, inside, seen.recipe.data, instead=copy)
+            now = access.seconds(entry, places, seen.recipe.data)
+            access.rewritten(entry, part, copy, seen.recipe.data)
+            tiled = access.seconds(entry, inside, seen.recipe.data, instead=copy)
         except PipelineError:
             return None  # what is wrong with the file is said by others
     return Trial(_median(now), _median(tiled))

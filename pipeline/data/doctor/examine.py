@@ -14,20 +14,19 @@ import numpy as np
 
 from pipeline import store
 from pipeline.data.doctor import (
+    access,
     checks_files,
     checks_labels,
     checks_pixels,
     checks_recipe,
     checks_splits,
     checks_storage,
-    evidence,
-    look,
+    distributions,
+    gather,
     page,
-    spread,
 )
-from pipeline.data.doctor import plan as planning
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import (
+from pipeline.data.doctor import read_plan as planning
+from pipeline.data.doctor.findings import (
     HTML_NAME,
     JSON_NAME,
     Audit,
@@ -38,7 +37,8 @@ from pipeline.data.doctor.records import (
     SceneRow,
     in_order,
 )
-from pipeline.data.splits.dividing import SPLITS
+from pipeline.data.doctor.gather import Evidence
+from pipeline.data.scenes.splits.assign import SPLITS
 from pipeline.log import Advance
 from pipeline.recipe import Recipe
 
@@ -64,7 +64,7 @@ def examine(recipe: Recipe, out: str, *, progress: Advance | None = None) -> Aud
         StorageError: `out` cannot be written.
     """
     begin = time.monotonic()
-    seen = replace(evidence.gather(recipe, progress), out=out)
+    seen = replace(gather.gather(recipe, progress), out=out)
     findings = in_order(itertools.chain.from_iterable(check.findings(seen) for check in _CHECKS))
     audit = Audit(
         uri=out,
@@ -111,7 +111,7 @@ def _scene(entry: Entry, seen: Evidence, findings: Sequence[Finding]) -> SceneRo
         size=f"{info.grid.width} × {info.grid.height}" + (f" × {info.slices}" if info.slices > 1 else "")
         if info
         else "",
-        crs=look.short_crs(info.grid.crs) if info else "",
+        crs=access.short_crs(info.grid.crs) if info else "",
         pixel=_pixel(entry),
         bands=f"{len(info.bands)} × {info.dtype}" if info else "",
         storage=_storage(entry),
@@ -152,7 +152,7 @@ def _bands(seen: Evidence) -> tuple[BandRow, ...]:
         name: [s.values for e, s in seen.usable if e.split == split and s.values.shape[1]]
         for split, name in ((*((s, s) for s in SPLITS), ("", "all")))
     }
-    return spread.band_rows(values_of, seen.bands)
+    return distributions.band_rows(values_of, seen.bands)
 
 
 def _classes(seen: Evidence) -> tuple[ClassRow, ...]:

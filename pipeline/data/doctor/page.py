@@ -9,9 +9,9 @@ from typing import Final
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from pipeline.data.doctor import drawing
-from pipeline.data.doctor.evidence import Evidence
-from pipeline.data.doctor.records import SEVERITIES, Audit, Finding
+from pipeline.data.doctor import charts
+from pipeline.data.doctor.findings import SEVERITIES, Audit, Finding
+from pipeline.data.doctor.gather import Evidence
 
 _SHOWN_SCENES: Final = 200
 _SHOWN_PICTURES: Final = 24
@@ -30,15 +30,15 @@ def html(audit: Audit, seen: Evidence) -> str:
         findings=audit.findings[:_SHOWN_FINDINGS],
         severities=[(s, len(audit.of(s))) for s in SEVERITIES],
         first=_first(audit),
-        maps=drawing.maps(seen.entries),
+        maps=charts.maps(seen.entries),
         scenes=rows[:_SHOWN_SCENES],
         flagged=any(row.flags for row in rows),
         pictures=[
-            (seen_of, drawing.pictures(thumbnail, seen.bands, seen.classes))
+            (seen_of, charts.pictures(thumbnail, seen.bands, seen.classes))
             for seen_of in audit.scenes
             if seen_of.id in pictured and (thumbnail := seen.samples[seen_of.id].thumbnail) is not None
         ],
-        bands=[(band, drawing.histogram(band)) for band in audit.bands[:_SHOWN_BANDS]],
+        bands=[(band, charts.histogram(band)) for band in audit.bands[:_SHOWN_BANDS]],
         classes=audit.classes[:_SHOWN_CLASSES],
         splits=list(audit.splits),
         shown_ids=_SHOWN_IDS,

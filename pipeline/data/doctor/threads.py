@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from pipeline.data.mapping.local import mapped
+from pipeline.data.parallel.local import mapped
 
 THREADS: Final = min(8, 2 * (os.cpu_count() or 1))
 

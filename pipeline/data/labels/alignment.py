@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data import gdal
-from pipeline.data.grids import Grid, project, to_pixels
-from pipeline.data.windows import Window
+from pipeline.data.rasters import gdal_env
+from pipeline.data.rasters.grids import Grid, project, to_pixels
+from pipeline.data.rasters.windows import Window
 
 Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
 """Reads a window of a raster that may reach outside: values [..., h, w] and validity [h, w]."""
@@ -56,7 +56,7 @@ def positions(ours: Grid, theirs: Grid, window: Window) -> _Positions:
     enough for an error below 0.02 pixels.
     """
     row, col = np.arange(window.row, window.row + window.height), np.arange(window.col, window.col + window.width)
-    same = ours.crs is None or theirs.crs is None or gdal.same_crs(ours.crs, theirs.crs)
+    same = ours.crs is None or theirs.crs is None or gdal_env.same_crs(ours.crs, theirs.crs)
     if same:
         rows, cols = _linear(to_pixels(theirs.transform, ours.transform), row + 0.5, col + 0.5)
     else:

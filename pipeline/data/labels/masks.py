@@ -8,13 +8,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.classes import IGNORE, Classes
-from pipeline.data.labels import areas, burning, codes, levels, palettes, shapes, vectors
-from pipeline.data.labels.codes import Encoded
-from pipeline.data.labels.memory import Memory
+from pipeline.data.labels import aoi, palettes, raster_labels, rasterize, shapes, slide_levels, vectors
+from pipeline.data.labels.classes import IGNORE, Classes
+from pipeline.data.labels.lru_cache import Memory
+from pipeline.data.labels.raster_labels import Encoded
 from pipeline.data.labels.shapes import Shapes
-from pipeline.data.scenes import Scene
-from pipeline.data.windows import Window
+from pipeline.data.rasters.windows import Window
+from pipeline.data.scenes.scene import Scene
 from pipeline.errors import LabelError
 from pipeline.recipe import Data
 
@@ -63,12 +63,12 @@ def encode(scene: Scene, window: Window, classes: Classes, data: Data) -> Encode
         return Encoded(np.full((*([planes] if planes else []), *window[2:4]), IGNORE, np.uint8), Counter())
     if vectors.is_vector(scene.label):
         found = shapes_of(scene, classes, data)
-        burned = burning.burn(found, scene.grid, window, planes=planes, all_touched=data.label.all_touched)
+        burned = rasterize.burn(found, scene.grid, window, planes=planes, all_touched=data.label.all_touched)
         encoded = Encoded(burned, found.strangers)
     else:
-        encoded = codes.read(scene, window, classes, data)
+        encoded = raster_labels.read(scene, window, classes, data)
     if scene.aoi is not None:
-        encoded.mask[..., ~areas.inside(scene, scene.aoi, window, data)] = IGNORE
+        encoded.mask[..., ~aoi.inside(scene, scene.aoi, window, data)] = IGNORE
     return encoded
 
 
@@ -79,7 +79,7 @@ def shapes_of(scene: Scene, classes: Classes, data: Data) -> Shapes:
         LabelError: the file cannot be read or brought onto the scene's grid.
     """
     uri = str(scene.label)
-    scale = levels.scale(scene, data.reading)
+    scale = slide_levels.scale(scene, data.reading)
     key = (uri, vectors.version(uri), scene.grid, scene.origin, scale, classes, data.label, data.task)
     return _shapes.get(
         key,

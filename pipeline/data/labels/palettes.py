@@ -10,8 +10,8 @@ import rasterio
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.data import gdal
-from pipeline.data.classes import Classes
+from pipeline.data.labels.classes import Classes
+from pipeline.data.rasters import gdal_env
 from pipeline.errors import SceneError
 
 _WHITE: Final = 255
@@ -25,14 +25,14 @@ def of(uri: str, _version: str) -> NDArray[np.uint8] | None:
     Raises:
         SceneError: the file cannot be read.
     """
-    with gdal.environment():
+    with gdal_env.environment():
         try:
             with rasterio.open(store.gdal_path(uri)) as dataset:
                 colors = dataset.colormap(1)
-        except gdal.READ_ERRORS as error:
+        except gdal_env.READ_ERRORS as error:
             if "NULL color table" in str(error):
                 return None
-            raise SceneError(f"{uri}: cannot be read ({gdal.reason(error)})", "make or fetch it again") from error
+            raise SceneError(f"{uri}: cannot be read ({gdal_env.reason(error)})", "make or fetch it again") from error
     out = np.zeros((3, max(colors) + 1), np.uint8)
     for index, color in colors.items():
         out[:, index] = color[:3]

@@ -12,11 +12,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from pipeline.data.classes import IGNORE, UNKNOWN, Classes
-from pipeline.data.grids import Grid
-from pipeline.data.labels.levels import Scale
-from pipeline.data.labels.nested import Value
-from pipeline.data.labels.placing import Placed, missed, parts_of, place
+from pipeline.data.labels.classes import IGNORE, UNKNOWN, Classes
+from pipeline.data.labels.nested_attributes import Value
+from pipeline.data.labels.reproject import Placed, missed, parts_of, place
+from pipeline.data.labels.slide_levels import Scale
+from pipeline.data.rasters.grids import Grid
 from pipeline.errors import LabelError
 from pipeline.recipe import Data
 

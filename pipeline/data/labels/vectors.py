@@ -19,10 +19,10 @@ import shapely
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.data.grids import Grid
-from pipeline.data.labels import geojson_lists, nested, repair
-from pipeline.data.labels.memory import Memory
-from pipeline.data.labels.nested import Value
+from pipeline.data.labels import geojson_lists, geometry_repair, nested_attributes
+from pipeline.data.labels.lru_cache import Memory
+from pipeline.data.labels.nested_attributes import Value
+from pipeline.data.rasters.grids import Grid
 from pipeline.errors import LabelError
 
 Near = Callable[[str | None], Sequence[NDArray[np.float64]]]
@@ -189,9 +189,11 @@ def _load(uri: str, columns: Sequence[str], near: Near | None, given: str | None
     with _translated(uri):
         source, layer, crs, fields = _header(uri, columns)
         crs = given or crs
-        names = {name: str(nested.field_of(name, fields)) for name in columns}
+        names = {name: str(nested_attributes.field_of(name, fields)) for name in columns}
         wkb, found = _read(source, layer, sorted(set(names.values())), [] if near is None else near(crs))
-    return table(uri, crs, wkb, {name: nested.values(uri, name, field, found[field]) for name, field in names.items()})
+    return table(
+        uri, crs, wkb, {name: nested_attributes.values(uri, name, field, found[field]) for name, field in names.items()}
+    )
 
 
 @contextmanager
@@ -210,7 +212,7 @@ def _header(uri: str, columns: Sequence[str]) -> tuple[str | bytes, str, str | N
     if info["driver"] not in _DRIVERS:
         raise LabelError(f"{uri}: a {info['driver']} file is not read as a label", "convert it, to GeoPackage say")
     fields = tuple(map(str, info["fields"]))
-    missing = sorted(name for name in columns if nested.field_of(name, fields) is None)
+    missing = sorted(name for name in columns if nested_attributes.field_of(name, fields) is None)
     if missing:
         raise LabelError(
             f"{uri}: its shapes have no attribute {', '.join(missing)}; they have {', '.join(fields) or 'none'}",
@@ -290,7 +292,7 @@ def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[
     there = np.isfinite(shapely.bounds(geometry)).all(axis=1)  # empty and missing ones have no bounds
     invalid = there & ~shapely.is_valid(geometry)
     if invalid.any():
-        geometry[invalid] = repair.repaired(uri, geometry, np.flatnonzero(invalid))
+        geometry[invalid] = geometry_repair.repaired(uri, geometry, np.flatnonzero(invalid))
     there &= ~shapely.is_empty(geometry)
     kept = np.flatnonzero(there)
     return Table(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import RecipeError
 from pipeline.model import norms
-from pipeline.model.encoders import dilation, measure, plan, pyramid, recompute, weights
-from pipeline.model.encoders.drawing import Drawing
+from pipeline.model.encoders import dilation, feature_plan, gradient_checkpointing, measure, pretrained_weights, pyramid
+from pipeline.model.encoders.deferred_init import Drawing
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         """
         super().__init__()
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        made = plan.plan(plan.Request(name, bands, depth, flat, output_stride, size, drop_path))
+        made = feature_plan.plan(feature_plan.Request(name, bands, depth, flat, output_stride, size, drop_path))
         self.name, self.bands = name, bands
         self.channels, self.strides, self.stages = made.channels, made.strides, len(made.strides)
         self.multiple, self.num_prefix_tokens, self.nested = made.multiple, made.prefix_tokens, made.nested
@@ -83,7 +83,9 @@ class Encoder(nn.Module):
         with Drawing() as drawing:
             self.model = _create(name, made, pretrained=pretrained is True)
             if isinstance(pretrained, str):
-                weights.load(self.model, pretrained, plan.description(name), timm.models.adapt_input_conv)
+                pretrained_weights.load(
+                    self.model, pretrained, feature_plan.description(name), timm.models.adapt_input_conv
+                )
             if not drop_path:
                 _without_drop_path(self.model)
             self.pyramid = pyramid.Pyramid(made.levels, norm) if made.levels else None
@@ -91,7 +93,7 @@ class Encoder(nn.Module):
         dilation.apply(self.model, made.changes)
         norms.replace(self.model, norm, name)
         if checkpointing:
-            recompute.install(self.model)
+            gradient_checkpointing.install(self.model)
         self.freeze(freeze)
         if self._size:
             logger.warning(
@@ -159,9 +161,9 @@ class Encoder(nn.Module):
         ]
 
 
-def _create(name: str, made: plan.Plan, *, pretrained: bool) -> nn.Module:
+def _create(name: str, made: feature_plan.Plan, *, pretrained: bool) -> nn.Module:
     try:
-        return plan.draw(name, made.options, pretrained=pretrained)
+        return feature_plan.draw(name, made.options, pretrained=pretrained)
     except Exception as error:
         if not pretrained:
             raise

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.model.losses.evidence import Evidence
-from pipeline.model.losses.weighing import MeanTerm
+from pipeline.model.losses.means import MeanTerm
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.errors import LabelError, SceneError
 from pipeline.metrics.tables import signed
 from pipeline.model.losses.fused import Softmax, softmax_pass

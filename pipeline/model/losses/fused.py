@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 
 _ELEMENTS: Final = {"cpu": 1 << 18}  # 1 MiB of float32: a core's second cache
 _ELEMENTS_ELSEWHERE: Final = 1 << 24  # a GPU wants few, large kernels

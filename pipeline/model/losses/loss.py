@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.errors import RecipeError, SceneError
 from pipeline.model.losses.evidence import Evidence, Task, Term, check
-from pipeline.model.losses.weighing import mean_of
+from pipeline.model.losses.means import mean_of
 from pipeline.model.outputs import Outputs
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.model.losses.evidence import Evidence
-from pipeline.model.losses.order import sort_
-from pipeline.model.losses.weighing import MeanTerm, mean_over_classes
+from pipeline.model.losses.means import MeanTerm, mean_over_classes
+from pipeline.model.losses.sorting import sort_
 
 _KEYS: Final = 1 << 18  # sorted at once on a CPU: 2 MiB, a core's second cache
 _EXACT: Final = 1 << 24  # whole numbers that float32 can count to

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline.model.losses.distance import distance_to_edges
 from pipeline.model.losses.evidence import Evidence
-from pipeline.model.losses.order import descending
-from pipeline.model.losses.weighing import MeanTerm
+from pipeline.model.losses.means import MeanTerm
+from pipeline.model.losses.sorting import descending
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.losses.evidence import Evidence
-from pipeline.model.losses.weighing import mean_over_classes
+from pipeline.model.losses.means import mean_over_classes
 
 # Keeps the slope of a root at 0 finite; squared probabilities that matter are far above it.
 _TINY: Final = 1e-30

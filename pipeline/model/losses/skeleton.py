@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pipeline.model.losses.evidence import Evidence
-from pipeline.model.losses.weighing import mean_over_classes
+from pipeline.model.losses.means import mean_over_classes
 
 _ELEMENTS: Final = 1 << 17  # half a MiB of float32: several steps fit into a core's second cache
 _ELEMENTS_ELSEWHERE: Final = 1 << 24

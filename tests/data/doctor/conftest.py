@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.synthetic import make_world
+from pipeline.data.scenes.synthetic import make_world
 from tests.data.doctor import worlds
 from tests.data.doctor.worlds import SIZE
 

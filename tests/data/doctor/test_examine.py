@@ -14,9 +14,9 @@ from rasterio.control import GroundControlPoint
 from ruamel.yaml import YAML
 
 from pipeline.data import doctor
-from pipeline.data.doctor.records import Audit
-from pipeline.data.indexing.build import index
-from pipeline.data.synthetic import BANDS
+from pipeline.data.doctor.findings import Audit
+from pipeline.data.scenes.index import index
+from pipeline.data.scenes.synthetic import BANDS
 from tests.data.doctor.worlds import audit, everywhere, image, kinds, label, recipe, rewrite, scene, the
 from tests.factory import make_scene, recipe_for
 

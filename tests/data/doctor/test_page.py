@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from pipeline.data import doctor
-from pipeline.data.doctor import evidence, page
-from pipeline.data.doctor.records import Audit, Finding
-from pipeline.data.synthetic import make_world
+from pipeline.data.doctor import gather, page
+from pipeline.data.doctor.findings import Audit, Finding
+from pipeline.data.scenes.synthetic import make_world
 from tests.data.doctor import browser
 from tests.data.doctor.worlds import audit, label, recipe, rewrite, scene
 
@@ -134,7 +134,7 @@ def many(seen: Audit, count: int) -> Audit:
 
 def test_the_page_of_a_huge_set_stays_small(clean: Path) -> None:
     given = recipe(clean)
-    source = page.html(many(audit(clean), 20_000), evidence.gather(given, None))
+    source = page.html(many(audit(clean), 20_000), gather.gather(given, None))
     assert len(source) < 2_000_000
     text = Strict(source).text
     assert "200 of 20,000 scenes" in text and "220 more are in report.json" in text and "more bands" in text

@@ -10,7 +10,7 @@ import pytest
 
 from bench import doctor_worlds as made
 from pipeline.data.doctor import sentinels
-from pipeline.data.doctor.records import Audit
+from pipeline.data.doctor.findings import Audit
 from tests.data.doctor.worlds import audit, kinds, the
 
 TWO = {"data.classes": [{"name": "ground"}, {"name": "thing"}], "data.ignore_values": []}

@@ -12,8 +12,8 @@ import rasterio
 from ruamel.yaml import YAML
 
 from pipeline.data import doctor
-from pipeline.data.doctor.records import Audit
-from pipeline.data.synthetic import BANDS, CLASSES
+from pipeline.data.doctor.findings import Audit
+from pipeline.data.scenes.synthetic import BANDS, CLASSES
 from pipeline.recipe import Recipe, replace
 from tests.factory import recipe_for, write_raster
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyogrio
 import shapely
 
-from pipeline.data.classes import Classes
-from pipeline.data.scenes import Scene
-from pipeline.data.windows import Window
+from pipeline.data.labels.classes import Classes
+from pipeline.data.rasters.windows import Window
+from pipeline.data.scenes.scene import Scene
 from pipeline.recipe.data import Data
 from tests.factory import TRANSFORM, UTM
 

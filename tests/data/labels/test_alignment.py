@@ -5,11 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.warp import Resampling, reproject
 
-from pipeline.data import labels
-from pipeline.data.classes import IGNORE
-from pipeline.data.grids import Grid, project
+from pipeline.data.labels import masks
 from pipeline.data.labels.alignment import positions, read_aligned
-from pipeline.data.windows import Window
+from pipeline.data.labels.classes import IGNORE
+from pipeline.data.rasters.grids import Grid, project
+from pipeline.data.rasters.windows import Window
 from tests.data.labels.places import scene, setup, whole
 from tests.factory import TRANSFORM, UTM, write_raster
 
@@ -24,7 +24,7 @@ def label_of(height, width):
 
 def aligned(path, place, window=None):
     classes, data = setup(classes=SIX, align="image")
-    return labels.mask(place, window or whole(place), classes, data)
+    return masks.mask(place, window or whole(place), classes, data)
 
 
 def at(transform, crs=UTM, size=(64, 80)):

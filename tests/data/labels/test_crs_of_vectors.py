@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import shapely
 
-from pipeline.data import labels, rasters
-from pipeline.data.indexing import build
-from pipeline.data.scenes import Found
+from pipeline.data.labels import masks, summary
+from pipeline.data.rasters import raster_io
+from pipeline.data.scenes import index
+from pipeline.data.scenes.discovery import Found
 from pipeline.errors import LabelError
 from tests.data.labels.places import geojson, in_utm, scene, setup, vector, whole
 from tests.factory import TRANSFORM, UTM, make_pixels, make_scene, recipe_for, write_raster
@@ -19,7 +20,7 @@ BOX = shapely.box(10, 20, 40, 50)
 def mask_of(path, **settings):
     classes, data = setup(**settings)
     place = scene(path)
-    return labels.mask(place, whole(place), classes, data)
+    return masks.mask(place, whole(place), classes, data)
 
 
 def box_mask():
@@ -83,8 +84,8 @@ def test_areas_in_metres(tmp_path, what):
     label = geojson(tmp_path / "b.geojson", in_utm([BOX]), UTM)
     classes, data = setup()
     found = Found("a", str(image), str(label), **{what: str(path)})
-    info = rasters.describe(str(image))
-    look = labels.look(found, info, classes, data) if what == "aoi" else labels.look_at_footprint(found, info, data)
+    info = raster_io.describe(str(image))
+    look = summary.look(found, info, classes, data) if what == "aoi" else summary.look_at_footprint(found, info, data)
     (problem,) = look.problems
     assert "should be degrees" in problem.message and "a.geojson" in problem.message
 
@@ -93,7 +94,7 @@ def test_a_scene_without_a_crs_takes_any_number_for_pixels(tmp_path):
     classes, data = setup()
     path = geojson(tmp_path / "a.geojson", [shapely.box(100, 600, 120, 650)])
     place = scene(path, 700, 200, crs=None, transform=(1, 0, 0, 0, 1, 0))
-    assert labels.mask(place, whole(place), classes, data).sum() == 20 * 50
+    assert masks.mask(place, whole(place), classes, data).sum() == 20 * 50
 
 
 # ------------------------------------------------------------------------------------------ shapes that miss all scenes
@@ -111,17 +112,17 @@ def two_scenes(folder, shapes):
 def test_shapes_that_miss_every_scene_are_an_error(tmp_path):
     swapped = shapely.box(45.14, 15.0, 45.15, 15.15)
     with pytest.raises(LabelError) as caught:
-        build.index(two_scenes(tmp_path, [[swapped]] * 2))
+        index.index(two_scenes(tmp_path, [[swapped]] * 2))
     assert "no shape of any label touches its scene: of scene s0 the file has 1 shapes at x 45.14" in str(caught.value)
     assert "x and y seem to be swapped" in caught.value.message and "data.label.crs" in caught.value.hint
 
 
 def test_one_scene_without_its_shapes_is_a_warning(tmp_path, caplog):
     there, away = shapely.box(15.0, 45.14, 15.003, 45.2), shapely.box(2, 3, 4, 5)
-    manifest = build.index(two_scenes(tmp_path, [[there], [away]]))
+    manifest = index.index(two_scenes(tmp_path, [[there], [away]]))
     assert manifest.scenes[0].class_counts[1] > 0 == manifest.scenes[1].class_counts[1]
     assert "touches it: the file has 1 shapes at x 2 to 4, y 3 to 5" in caplog.text
 
 
 def test_files_without_shapes_are_no_error(tmp_path):
-    assert len(build.index(two_scenes(tmp_path, [[], []])).scenes) == 2
+    assert len(index.index(two_scenes(tmp_path, [[], []])).scenes) == 2

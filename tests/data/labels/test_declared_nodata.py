@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import labels
-from pipeline.data.classes import IGNORE
-from pipeline.data.indexing import build
 from pipeline.data.labels import masks
+from pipeline.data.labels import masks as label_masks
+from pipeline.data.labels.classes import IGNORE
+from pipeline.data.scenes import index
 from tests.data.labels.places import scene, setup, whole
 from tests.factory import TRANSFORM, UTM, make_scene, recipe_for, write_raster
 
@@ -130,7 +130,7 @@ def test_a_label_on_another_grid(tmp_path):
     path = write_raster(tmp_path / "a.tif", label, nodata=0, crs=UTM, transform=(20, 0, 500_000, 0, -20, 5_000_000))
     classes, data = setup(align="image")
     place = scene(path, 12, 16, transform=TRANSFORM)
-    mask = labels.mask(place, whole(place), classes, data)
+    mask = label_masks.mask(place, whole(place), classes, data)
     np.testing.assert_array_equal(mask, label.repeat(2, 0).repeat(2, 1))
 
 
@@ -139,7 +139,7 @@ def test_outside_the_label_nothing_is_annotated(tmp_path):
     path = write_raster(tmp_path / "a.tif", label, nodata=0, crs=UTM, transform=TRANSFORM)
     classes, data = setup(align="image")
     place = scene(path, 9, 8, transform=TRANSFORM)
-    mask = labels.mask(place, whole(place), classes, data)
+    mask = label_masks.mask(place, whole(place), classes, data)
     assert (mask[:6] == 0).all() and (mask[6:] == IGNORE).all()
 
 
@@ -159,7 +159,7 @@ def two_scenes(folder):
 def test_index_counts_the_class_and_says_so_once(tmp_path, caplog):
     ground, disc = two_scenes(tmp_path)
     with caplog.at_level(logging.WARNING):
-        manifest = build.index(recipe_for(tmp_path))
+        manifest = index.index(recipe_for(tmp_path))
     assert [pixels for _, pixels, _ in manifest.shares()] == [3 * ground, 3 * disc]
     (said,) = [r.getMessage() for r in caplog.records if "nodata" in r.getMessage()]
     assert f"0 counts as class ground ({2 * ground} pixels in 2 labels: s1, s2)" in said
@@ -168,19 +168,19 @@ def test_index_counts_the_class_and_says_so_once(tmp_path, caplog):
 
 def test_chips_see_what_index_counted(tmp_path):
     two_scenes(tmp_path)
-    manifest = build.index(recipe_for(tmp_path))
+    manifest = index.index(recipe_for(tmp_path))
     for one in manifest.scenes:
-        found = labels.mask(one, whole(one), manifest.classes, recipe_for(tmp_path).data)
+        found = label_masks.mask(one, whole(one), manifest.classes, recipe_for(tmp_path).data)
         assert not (found == IGNORE).any()
 
 
 def test_a_manifest_of_an_older_version_is_still_current(tmp_path):
     two_scenes(tmp_path)
     recipe = recipe_for(tmp_path)
-    build.index(recipe)
+    index.index(recipe)
     pointer = tmp_path / "runs" / "tiny" / "manifest.json"
     entry = json.loads(pointer.read_text())
     for key in ("nodata", "palette"):
         del entry["data"]["label"][key]
     pointer.write_text(json.dumps(entry))
-    assert len(build.current(recipe).scenes) == 3
+    assert len(index.current(recipe).scenes) == 3

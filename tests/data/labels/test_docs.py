@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.data.classes import IGNORE, Classes
+from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.recipe.data import Data
 
 PAGE = Path(__file__).parents[3] / "docs" / "labels.md"

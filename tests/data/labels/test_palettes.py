@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import labels
-from pipeline.data.indexing import build
+from pipeline.data.labels import masks
+from pipeline.data.scenes import index
 from pipeline.errors import LabelError
 from tests.data.labels.places import scene, setup, whole
 from tests.factory import make_scene, recipe_for, write_raster
@@ -18,7 +18,7 @@ ENDINGS = ["png", "gif", "bmp", "tif"]
 def mask_of(path, size=(6, 8), **settings):
     classes, data = setup(**settings)
     place = scene(path, *size, crs=None, transform=(1, 0, 0, 0, 1, 0))
-    return labels.mask(place, whole(place), classes, data)
+    return masks.mask(place, whole(place), classes, data)
 
 
 def values_of(*choice):
@@ -119,29 +119,29 @@ def coloured_scenes(folder, palettes):
 def test_colours_that_differ_for_an_index_are_an_error(tmp_path):
     coloured_scenes(tmp_path, [[(0, 0, 0), (255, 0, 0)], [(0, 0, 0), (255, 0, 0)], [(255, 0, 0), (0, 0, 0)]])
     with pytest.raises(LabelError) as caught:
-        build.index(recipe_for(tmp_path))
+        index.index(recipe_for(tmp_path))
     assert "index 0 is #000000 in scene s0, #ff0000 in scene s2" in caught.value.message
     assert '["#rrggbb"]' in caught.value.hint and "data.label.palette: index" in caught.value.hint
-    by_index = build.index(recipe_for(tmp_path, **{"data.label.palette": "index"}))
+    by_index = index.index(recipe_for(tmp_path, **{"data.label.palette": "index"}))
     classes = [{"name": "ground", "values": ["#000000"]}, {"name": "disc", "values": ["#ff0000"]}]
-    by_color = build.index(recipe_for(tmp_path, **{"data.classes": classes}))
+    by_color = index.index(recipe_for(tmp_path, **{"data.classes": classes}))
     (ground, disc), (black, red) = by_index.scenes[2].class_counts, by_color.scenes[2].class_counts
     assert (ground, disc) == (red, black)
 
 
 def test_a_scene_that_is_added_is_compared_with_those_that_were_there(tmp_path):
     coloured_scenes(tmp_path, [[(0, 0, 0), (255, 0, 0)]] * 3)
-    build.index(recipe_for(tmp_path))
+    index.index(recipe_for(tmp_path))
     coloured_scenes(tmp_path / "more", [[(255, 0, 0), (0, 0, 0)]])
     for kind, ending in (("images", "tif"), ("masks", "png")):
         (tmp_path / "more" / kind / f"s0.{ending}").rename(tmp_path / kind / f"s9.{ending}")
     with pytest.raises(LabelError, match="index 0 is #000000 in scene s0, #ff0000 in scene s9"):
-        build.index(recipe_for(tmp_path))
+        index.index(recipe_for(tmp_path))
 
 
 def test_entries_that_do_not_occur_may_differ(tmp_path):
     coloured_scenes(tmp_path, [[(0, 0, 0), (255, 0, 0), (1, 2, 3)], [(0, 0, 0), (255, 0, 0), (3, 2, 1)]])
-    assert len(build.index(recipe_for(tmp_path)).scenes) == 2
+    assert len(index.index(recipe_for(tmp_path)).scenes) == 2
 
 
 def test_a_grey_that_no_class_claims_is_explained(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
-from pipeline.data import labels
+from pipeline.data.labels import masks
 from pipeline.errors import LabelError
 from tests.data.labels.places import scene, setup, vector, whole
 from tests.factory import UTM
@@ -38,7 +38,7 @@ def mask_of(path, tree, **settings):
     path.write_text(tree if isinstance(tree, str) else json.dumps(tree))
     classes, data = setup(**settings)
     place = scene(path, 20, 40, crs=None, transform=(1, 0, 0, 0, 1, 0))
-    return labels.mask(place, whole(place), classes, data)
+    return masks.mask(place, whole(place), classes, data)
 
 
 def expected(stroma=2):
@@ -105,7 +105,7 @@ def test_json_in_a_column_of_another_format(tmp_path):
     path = vector(tmp_path / "a.gpkg", shapes, UTM, kind=[json.dumps({"name": "Tumor"})])
     classes, data = setup(label={"attribute": "kind.name"}, classes=THREE)
     place = scene(path, 20, 40)
-    np.testing.assert_array_equal(labels.mask(place, whole(place), classes, data) == 1, expected(0) == 1)
+    np.testing.assert_array_equal(masks.mask(place, whole(place), classes, data) == 1, expected(0) == 1)
 
 
 @pytest.mark.parametrize(

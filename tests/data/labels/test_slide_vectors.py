@@ -7,10 +7,10 @@ import pytest
 import shapely
 import tifffile
 
-from pipeline.data import labels, rasters
-from pipeline.data.indexing import build
-from pipeline.data.labels import levels
-from pipeline.data.scenes import Found
+from pipeline.data.labels import masks, slide_levels, summary
+from pipeline.data.rasters import raster_io
+from pipeline.data.scenes import index
+from pipeline.data.scenes.discovery import Found
 from tests.data.labels.places import geojson, scene, setup, whole
 from tests.factory import recipe_for, write_raster
 
@@ -34,10 +34,10 @@ def slide(path, size=(480, 640), factors=(4,), mpp=0.25):
 
 def mask_at(image, label, mpp, settings=None, **fields):
     classes, data = setup(reading={"mpp": mpp}, **settings or {})
-    grid = rasters.describe(str(image), reading=data.reading).grid
+    grid = raster_io.describe(str(image), reading=data.reading).grid
     size = fields.pop("size", (grid.height, grid.width))
     place = replace(scene(label, *size, crs=None, transform=grid.transform, **fields), image=str(image))
-    return labels.mask(place, whole(place), classes, data)
+    return masks.mask(place, whole(place), classes, data)
 
 
 def box_mask(height, width, left, top, right, bottom):
@@ -74,8 +74,8 @@ def test_areas_follow_the_level(tmp_path, what):
     area = geojson(tmp_path / "area.geojson", [BOX])
     for mpp, pixels in ((0.25, 100 * 72), (1.0, 25 * 18)):
         classes, data = setup(reading={"mpp": mpp})
-        info = rasters.describe(str(image), reading=data.reading)
-        seen = labels.look(Found("a", str(image), str(label), **{what: str(area)}), info, classes, data)
+        info = raster_io.describe(str(image), reading=data.reading)
+        seen = summary.look(Found("a", str(image), str(label), **{what: str(area)}), info, classes, data)
         assert seen.class_counts == (0, pixels) and seen.problems == ()
 
 
@@ -87,7 +87,7 @@ def test_sizes_that_were_rounded_down_do_not_stretch_shapes(tmp_path):
 
 def test_scales():
     for fine, coarse, factor in ((640, 160, 4), (643, 160, 4), (641, 161, 4), (1001, 125, 8), (1000, 300, 1000 / 300)):
-        assert levels._ratio(fine, coarse) == pytest.approx(factor)
+        assert slide_levels._ratio(fine, coarse) == pytest.approx(factor)
 
 
 def test_index_counts_at_the_level_that_is_read(tmp_path):
@@ -96,7 +96,7 @@ def test_index_counts_at_the_level_that_is_read(tmp_path):
         (tmp_path / "masks").mkdir(exist_ok=True)
         geojson(tmp_path / "masks" / f"{name}.geojson", [BOX])
     for mpp, pixels in ((None, 7200), (0.25, 7200), (1.0, 450)):
-        manifest = build.index(recipe_for(tmp_path, **{"data.reading.mpp": mpp}))
+        manifest = index.index(recipe_for(tmp_path, **{"data.reading.mpp": mpp}))
         assert {s.class_counts[1] for s in manifest.scenes} == {pixels}
 
 
@@ -107,10 +107,10 @@ def test_masks_of_the_finest_level(tmp_path, ending, what):
     drawn = write_raster(tmp_path / f"mask{ending}", box_mask(483, 643, *map(int, BOX.bounds)))
     files = {"label": str(geojson(tmp_path / "s.geojson", [shapely.box(0, 0, 643, 483)])), what: str(drawn)}
     classes, data = setup(reading={"mpp": 1.0})
-    info = rasters.describe(str(image), reading=data.reading)
-    seen = labels.look(Found("a", str(image), **{"label": None, **files}), info, classes, data)
+    info = raster_io.describe(str(image), reading=data.reading)
+    seen = summary.look(Found("a", str(image), **{"label": None, **files}), info, classes, data)
     assert seen.problems == () and seen.class_counts[1] == 25 * 18
-    footprint = labels.look_at_footprint(Found("a", str(image), **{"label": None, **files}), info, data)
+    footprint = summary.look_at_footprint(Found("a", str(image), **{"label": None, **files}), info, data)
     assert footprint.problems == ()
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import shapely
 
-from pipeline.data.indexing import build
-from pipeline.data.labels import areas
+from pipeline.data.labels import aoi
+from pipeline.data.scenes import index
 from pipeline.errors import LabelError
 from tests.data.labels.places import geojson, in_utm
 from tests.factory import TRANSFORM, UTM, make_pixels, make_scene, recipe_for, write_raster
@@ -15,7 +15,7 @@ LABEL = (RNG.random((64, 64)) < 0.3).astype(np.uint8)
 
 
 def manifest_of(folder, **overrides):
-    return build.index(recipe_for(folder, **{"data.split.test": 0, "data.split.val": 0, **overrides}))
+    return index.index(recipe_for(folder, **{"data.split.test": 0, "data.split.val": 0, **overrides}))
 
 
 def counts(folder, **overrides):
@@ -68,7 +68,7 @@ def test_images_in_several_files(tmp_path):
 
 def test_integers_that_declare_nothing_are_not_read(tmp_path, monkeypatch):
     make_scene(tmp_path, label=LABEL, dtype="uint16")
-    monkeypatch.setattr(areas, "valid", None)
+    monkeypatch.setattr(aoi, "valid", None)
     assert counts(tmp_path) == expected(np.ones((64, 64), bool))
 
 

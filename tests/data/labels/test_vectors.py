@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from rasterio.features import rasterize
 
 from pipeline import store
-from pipeline.data import labels
-from pipeline.data.classes import IGNORE
-from pipeline.data.grids import project
-from pipeline.data.labels import vectors
-from pipeline.data.windows import Window
+from pipeline.data.labels import masks, vectors
+from pipeline.data.labels.classes import IGNORE
+from pipeline.data.rasters.grids import project
+from pipeline.data.rasters.windows import Window
 from pipeline.errors import LabelError
 from tests.data.labels.places import geojson, in_utm, scene, setup, vector, whole
 from tests.factory import UTM
@@ -33,7 +32,7 @@ def burned(shapes, height=64, width=80, transform=None, **options):
 def mask_of(path, **options):
     classes, data = setup(**options)
     place = scene(path)
-    return labels.mask(place, whole(place), classes, data)
+    return masks.mask(place, whole(place), classes, data)
 
 
 # ------------------------------------------------------------------------------------------------ formats
@@ -87,11 +86,11 @@ def test_of_a_large_file_only_what_is_near_is_read(tmp_path, monkeypatch, ending
     kinds = ["far"] * 100 + ["b", "a", "a", "b"] + ["far"] * 100 + ["a"]
     path = vector(tmp_path / f"a{ending}", shapes, crs, kind=kinds)
     classes, data = setup(label={"attribute": "kind"}, classes=[{"name": n} for n in ("ground", "a", "b")])
-    found = labels.shapes_of(scene(path), classes, data)
+    found = masks.shapes_of(scene(path), classes, data)
     assert found.num_shapes == 5
     values = zip([*SPECKS, shapely.box(-50, 30, 10, 34)], (2, 1, 1, 2, 1), strict=True)
     expected = rasterize(list(values), (64, 80), dtype="uint8")
-    assert (labels.mask(scene(path), whole(scene(path)), classes, data) != expected).sum() <= 1
+    assert (masks.mask(scene(path), whole(scene(path)), classes, data) != expected).sum() <= 1
 
 
 def test_a_file_that_is_replaced_is_read_again(tmp_path):
@@ -135,12 +134,12 @@ def test_a_window_is_a_cut_of_the_whole(tmp_path, shapes, window, label):
     os.utime(path, ns=(0, hash((str(shapes), str(label))) % 2**50))
     classes, data = setup(label=label)
     place = scene(path, 300, 320, crs=None, transform=(1, 0, 0, 0, 1, 0))
-    mask = labels.mask(place, Window(0, 0, 300, 320), classes, data)
+    mask = masks.mask(place, Window(0, 0, 300, 320), classes, data)
     padded = np.full((1000, 1000), IGNORE, np.uint8)
     padded[100:400, 100:420] = mask
     row, col, height, width = window[:4]
     np.testing.assert_array_equal(
-        labels.mask(place, window, classes, data), padded[row + 100 :, col + 100 :][:height, :width]
+        masks.mask(place, window, classes, data), padded[row + 100 :, col + 100 :][:height, :width]
     )
 
 
@@ -150,7 +149,7 @@ def test_the_whole_is_what_gdal_makes_of_it(tmp_path, all_touched):
     shapes = [shapely.Point(*rng.uniform(0, 700, 2)).buffer(rng.uniform(3, 60)) for _ in range(60)]
     place = scene(geojson(tmp_path / "a.geojson", shapes), 600, 700, crs=None, transform=(1, 0, 0, 0, 1, 0))
     classes, data = setup(label={"all_touched": all_touched})
-    found = labels.mask(place, whole(place), classes, data)
+    found = masks.mask(place, whole(place), classes, data)
     assert (found != burned(shapes, 600, 700, all_touched=all_touched)).sum() <= 3
 
 
@@ -164,9 +163,9 @@ def test_a_large_coast_is_cut_into_pieces_and_stays_the_same(tmp_path):
     path = geojson(tmp_path / "a.geojson", [coast])
     place = scene(path, 1000, 1100, crs=None, transform=(1, 0, 0, 0, 1, 0))
     classes, data = setup()
-    shapes = labels.shapes_of(place, classes, data)
+    shapes = masks.shapes_of(place, classes, data)
     assert shapes.num_shapes == 1 and max(map(shapely.get_num_coordinates, shapes.geometry)) < 3000
-    found = labels.mask(place, whole(place), classes, data)
+    found = masks.mask(place, whole(place), classes, data)
     assert (found != burned([coast], 1000, 1100)).sum() <= 3
 
 
@@ -252,7 +251,7 @@ def test_invalid_shapes_are_repaired_and_empty_ones_counted(tmp_path):
     flat = shapely.Polygon([(1, 1), (5, 5), (9, 9)])
     path = geojson(tmp_path / "a.geojson", [*in_utm([bow, double, flat]), None, shapely.Polygon()], UTM)
     classes, data = setup()
-    shapes = labels.shapes_of(scene(path), classes, data)
+    shapes = masks.shapes_of(scene(path), classes, data)
     assert (shapes.num_shapes, shapes.num_repaired, shapes.num_empty) == (2, 2, 3)
     mask = mask_of(path)
     assert mask[20, 13] == mask[20, 27] == 1 and mask[12, 20] == 0
@@ -296,7 +295,7 @@ def test_long_edges_bend_as_they_should(tmp_path):
     area = shapely.box(14.0, 45.1, 15.2, 45.9)
     place = scene(geojson(tmp_path / "a.geojson", [area]), 900, 1000, transform=(100, 0, 420_000, 0, -100, 5_090_000))
     classes, data = setup()
-    mask = labels.mask(place, whole(place), classes, data)
+    mask = masks.mask(place, whole(place), classes, data)
     row, col = np.mgrid[:900, :1000]
     x, y = 420_000 + 100 * (col + 0.5), 5_090_000 - 100 * (row + 0.5)
     lon, lat = (np.reshape(v, x.shape) for v in rasterio.warp.transform(UTM, "EPSG:4326", x.ravel(), y.ravel()))
@@ -315,13 +314,13 @@ def test_long_edges_bend_as_they_should(tmp_path):
 def test_scenes_in_any_direction(tmp_path, transform):
     place = scene(geojson(tmp_path / "a.geojson", in_utm(SPECKS, transform), UTM), transform=transform)
     classes, data = setup()
-    np.testing.assert_array_equal(labels.mask(place, whole(place), classes, data), burned(SPECKS))
+    np.testing.assert_array_equal(masks.mask(place, whole(place), classes, data), burned(SPECKS))
 
 
 def test_a_scan_takes_shapes_in_pixels(tmp_path):
     place = scene(geojson(tmp_path / "a.geojson", [SQUARE]), crs=None, transform=(1, 0, 0, 0, 1, 0))
     classes, data = setup()
-    np.testing.assert_array_equal(labels.mask(place, whole(place), classes, data), burned([SQUARE]))
+    np.testing.assert_array_equal(masks.mask(place, whole(place), classes, data), burned([SQUARE]))
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
@@ -338,7 +337,7 @@ def test_longitudes_of_both_kinds_meet(tmp_path, west, shift):
     moved = [shapely.transform(s, lambda p: p + np.array([shift, 0])) for s in shapes]
     place = scene(geojson(tmp_path / "a.geojson", moved), crs="EPSG:4326", transform=transform)
     classes, data = setup()
-    found = labels.mask(place, whole(place), classes, data)
+    found = masks.mask(place, whole(place), classes, data)
     assert (found != burned(SPECKS)).sum() <= 1 and found.any()
 
 
@@ -350,7 +349,7 @@ def test_a_scene_across_the_date_line(tmp_path):
     shapes = [shapely.Point(*p).buffer(0.05) for p in corner]
     place = scene(geojson(tmp_path / "a.geojson", shapes), 64, 80, crs="EPSG:32601", transform=transform)
     classes, data = setup()
-    mask = labels.mask(place, whole(place), classes, data)
+    mask = masks.mask(place, whole(place), classes, data)
     assert mask[49, 10] == mask[49, 69] == 1 and 150 < mask.sum() < 220
 
 
@@ -360,7 +359,7 @@ def test_a_scene_that_shows_the_sky_beside_the_earth(tmp_path):
     place = scene(tmp_path / "a.geojson", 112, 112, crs=crs, transform=(1e5, 0, -5.6e6, 0, -1e5, 5.6e6))
     geojson(tmp_path / "a.geojson", [area, antipode])
     classes, data = setup()
-    found = labels.mask(place, whole(place), classes, data)
+    found = masks.mask(place, whole(place), classes, data)
     row, col = np.mgrid[:112, :112]
     x, y = -5.6e6 + 1e5 * (col + 0.5), 5.6e6 - 1e5 * (row + 0.5)
     lon, lat = project(x.ravel(), y.ravel(), crs, "EPSG:4326")
@@ -368,15 +367,15 @@ def test_a_scene_that_shows_the_sky_beside_the_earth(tmp_path):
     np.testing.assert_array_equal(found, inside)
     geojson(tmp_path / "a.geojson", [area, antipode, limb])
     with pytest.raises(LabelError, match="1 shapes reach to where"):
-        labels.mask(place, whole(place), classes, data)
+        masks.mask(place, whole(place), classes, data)
 
 
 def test_a_part_of_a_file_has_its_part_of_the_label(tmp_path):
     path = geojson(tmp_path / "a.geojson", SPECKS)
     classes, data = setup()
     part = scene(path, 30, 40, crs=None, transform=(1, 0, 0, 0, 1, 0), origin=(20, 25))
-    np.testing.assert_array_equal(labels.mask(part, whole(part), classes, data), burned(SPECKS)[20:50, 25:65])
-    beyond = labels.mask(part, Window(-2, -3, 40, 50), classes, data)
+    np.testing.assert_array_equal(masks.mask(part, whole(part), classes, data), burned(SPECKS)[20:50, 25:65])
+    beyond = masks.mask(part, Window(-2, -3, 40, 50), classes, data)
     assert (beyond[:2] == IGNORE).all() and (beyond[32:] == IGNORE).all() and (beyond[:, 43:] == IGNORE).all()
 
 
@@ -384,7 +383,7 @@ def test_a_scene_without_a_usable_transform_is_refused(tmp_path):
     place = scene(geojson(tmp_path / "a.geojson", in_utm([SQUARE]), UTM), transform=(math.nan, 0, 0, 0, 1, 0))
     classes, data = setup()
     with pytest.raises(LabelError, match="places no pixel"):
-        labels.mask(place, whole(place), classes, data)
+        masks.mask(place, whole(place), classes, data)
 
 
 # ------------------------------------------------------------------------------------------------ areas of interest
@@ -396,7 +395,7 @@ def test_outside_the_area_of_interest_nothing_is_annotated(tmp_path):
     aoi = geojson(tmp_path / "aoi.geojson", in_utm([area]), UTM)
     place = scene(path, aoi=str(aoi))
     classes, data = setup()
-    mask = labels.mask(place, whole(place), classes, data)
+    mask = masks.mask(place, whole(place), classes, data)
     np.testing.assert_array_equal(mask, np.where(burned([area]), burned([SQUARE]), IGNORE))
 
 
@@ -404,8 +403,8 @@ def test_masks_of_another_size_take_the_nearest_pixel(tmp_path):
     path = geojson(tmp_path / "a.geojson", in_utm(SPECKS), UTM)
     classes, data = setup()
     place = scene(path)
-    full = labels.mask(place, whole(place), classes, data)
-    half = labels.mask(place, whole(place), classes, data, shape=(32, 40))
+    full = masks.mask(place, whole(place), classes, data)
+    half = masks.mask(place, whole(place), classes, data, shape=(32, 40))
     np.testing.assert_array_equal(half, full[1::2, 1::2])
-    double = labels.mask(place, Window(5, 6, 20, 30), classes, data, shape=(40, 60))
+    double = masks.mask(place, Window(5, 6, 20, 30), classes, data, shape=(40, 60))
     np.testing.assert_array_equal(double, full[5:25, 6:36].repeat(2, 0).repeat(2, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.model.losses import Loss
 
 CHANNELS = {"multiclass": 4, "binary": 1, "multilabel": 3}

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch.nn import functional as F
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.model.losses import create_loss
 from pipeline.model.losses.distance import distance_to_edges
 from tests.model.losses.batches import CHANNELS, assert_equal, evaluate, make_logits, make_mask

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.model.losses import LOSSES, create_loss
 from pipeline.recipe.losses import LossTerm
 from tests.model.losses.batches import CHANNELS, WEIGHTS, evaluate, make_logits, make_mask

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.errors import LabelError, RecipeError, SceneError
 from pipeline.model.losses import build, create_loss, supervised
 from pipeline.model.outputs import Outputs

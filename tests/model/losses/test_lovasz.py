@@ -6,7 +6,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.model.losses import create_loss, lovasz
 from tests.model.losses.batches import CHANNELS, assert_equal, evaluate, make_logits, make_mask
 

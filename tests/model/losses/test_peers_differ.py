@@ -13,7 +13,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional as F
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.model.losses import create_loss
 from tests.model.losses.batches import make_logits, make_mask
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.errors import RecipeError
 from pipeline.model.losses import create_loss
 from tests.model.losses.batches import CHANNELS, assert_equal, make_logits, make_mask

@@ -8,7 +8,7 @@ from monai.losses import SoftclDiceLoss
 from monai.losses.cldice import soft_skel
 from torch.nn import functional as F
 
-from pipeline.data.classes import IGNORE
+from pipeline.data.labels.classes import IGNORE
 from pipeline.model.losses import create_loss
 from pipeline.model.losses.skeleton import soft_skeleton
 from tests.model.losses.batches import assert_equal, make_logits

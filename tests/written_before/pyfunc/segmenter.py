@@ -16,13 +16,14 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from pipeline import config
-from pipeline.data.classes import IGNORE
-from pipeline.data.readers.values import not_nodata
-from pipeline.data.statistics import scene_values
-from pipeline.data.windows import Window
+from pipeline.data.chips.statistics import per_scene
+from pipeline.data.labels.classes import IGNORE
+from pipeline.data.rasters.dtypes import not_nodata
+from pipeline.data.rasters.windows import Window
 from pipeline.errors import RecipeError
 from pipeline.metrics import predict_classes
-from pipeline.model import blend, bundle
+from pipeline.model import bundle
+from pipeline.prediction import blend
 
 _PARAMS = ("nodata", "window", "overlap")
 
@@ -61,7 +62,7 @@ class Segmenter(PythonModel):  # type: ignore[misc]
         valid = self._valid(image, float(params.get("nodata", math.nan)))
         fill = self.bundle.fill
         if self.bundle.normalisation.by_scene:
-            image, fill = scene_values.whole(image, valid), (0.0,) * len(image)
+            image, fill = per_scene.whole(image, valid), (0.0,) * len(image)
         if params.get("window"):
             return self._by_windows(image, valid, fill, params)
         images = torch.from_numpy(np.ascontiguousarray(blend.filled(image, valid, fill)))[None]

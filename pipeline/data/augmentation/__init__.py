@@ -1,1 +1,0 @@
-"""Augmentation: what a recipe names of albumentations, on any bands and any dtype."""

@@ -1,0 +1,1 @@
+"""Sampling: which windows are drawn, and in which order."""

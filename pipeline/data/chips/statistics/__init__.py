@@ -1,0 +1,1 @@
+"""Statistics of the train split, and the normalisation that networks apply."""

@@ -1,0 +1,1 @@
+"""Shards: scenes stored once more, uncompressed or lightly compressed, for fast reading."""

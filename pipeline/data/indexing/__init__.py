@@ -1,1 +1,0 @@
-"""Indexing: from what lies in folders, tables and catalogues to a manifest."""

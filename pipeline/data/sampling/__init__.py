@@ -1,1 +1,0 @@
-"""Sampling: which windows are drawn, and which of them comes when."""

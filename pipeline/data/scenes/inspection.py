@@ -1,0 +1,109 @@
+"""Looking at scenes one by one before any work is based on them, so that all that is wrong is said at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline.data.labels import summary
+from pipeline.data.labels.classes import Classes
+from pipeline.data.labels.summary import LabelLook
+from pipeline.data.rasters import raster_io
+from pipeline.data.rasters.grids import RasterInfo
+from pipeline.data.scenes import file_notices
+from pipeline.data.scenes.discovery import Found
+from pipeline.data.scenes.file_notices import Oddities
+from pipeline.errors import DataError, ManifestError
+from pipeline.log import Advance
+from pipeline.recipe import Data
+
+logger = logging.getLogger(__name__)
+
+_THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
+_MAX_SHOWN: Final = 50
+_NOTHING: Final = Oddities()
+BENT: Final = "control points fit no affine transform"
+"""What a reader says of the format of an image that is bent, and therefore read without coordinates."""
+
+
+def look_at_all(
+    found: Sequence[Found], classes: Classes, data: Data, progress: Advance | None = None
+) -> dict[str, Look]:
+    """Look at every scene, in threads; the result is by id. Nothing is raised that concerns single scenes."""
+    looks: dict[str, Look] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = {pool.submit(look_at, f, classes, data): f.id for f in found}
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                looks[futures[future]] = future.result()
+                if progress is not None:
+                    progress(done, len(found))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return looks
+
+
+def look_at(found: Found, classes: Classes, data: Data) -> Look:
+    """Open image, label and footprint of one scene, compare their grids, count the label's classes."""
+    problems: list[DataError] = []
+    info: RasterInfo | None = None
+    stamps: list[str] = []
+    label = LabelLook()
+    odd = _NOTHING
+    try:
+        info = raster_io.describe(found.image, reading=data.reading)
+        stamps.append(raster_io.probe(found.image, reading=data.reading))
+        odd = file_notices.of_image(found.image, info, data)
+    except DataError as error:
+        problems.append(error)
+    if found.label is not None and info is not None:
+        label = summary.look(found, info, classes, data)
+        problems += label.problems
+        stamps.append(label.stamp)
+    if info is not None and found.footprint is not None:
+        footprint = summary.look_at_footprint(found, info, data)
+        problems += footprint.problems
+        stamps.append(footprint.stamp)
+        if footprint.beside:
+            logger.warning(
+                "scene %s: nothing of it is valid, for it lies beside its footprint, %s", found.id, footprint.beside
+            )
+    if info is not None and BENT in info.format:
+        logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
+    for warning in label.warnings:
+        logger.warning("%s", warning)
+    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), odd=odd, label=label)
+
+
+def all_of(problems: Sequence[DataError]) -> DataError:
+    """One error that lists all; of their class if they share it."""
+    if len(problems) == 1:
+        return problems[0]
+    kinds = {type(p) for p in problems}
+    kind = kinds.pop() if len(kinds) == 1 else ManifestError
+    lines = [p.message for p in problems[:_MAX_SHOWN]]
+    if len(problems) > _MAX_SHOWN:
+        lines.append(f"and {len(problems) - _MAX_SHOWN} more")
+    hints = dict.fromkeys(p.hint for p in problems if p.hint)
+    return kind(f"{len(problems)} problems with the scenes\n  " + "\n  ".join(lines), "; ".join(list(hints)[:3]))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems.
+
+    `bands` is as in `Scene`, of scenes of the last manifest; `label` is all that the label says, if it was opened now.
+    """
+
+    info: RasterInfo | None
+    stamp: str
+    class_counts: tuple[int, ...]
+    problems: tuple[DataError, ...]
+    bands: tuple[int, ...] = ()
+    odd: Oddities = _NOTHING
+    label: LabelLook = field(default_factory=LabelLook)

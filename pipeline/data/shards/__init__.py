@@ -1,1 +1,0 @@
-"""Shards: scenes stored once more, for fast reading."""

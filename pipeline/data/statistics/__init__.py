@@ -1,1 +1,0 @@
-"""Statistics of the train split, and what networks normalise by."""

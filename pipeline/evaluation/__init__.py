@@ -1,0 +1,1 @@
+"""Evaluation: predictions against labels, counted, and written as a report."""

@@ -1,0 +1,1 @@
+"""Weights of segmentation_models_pytorch: its encoders, its families, its checkpoints."""

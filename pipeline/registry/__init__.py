@@ -1,0 +1,1 @@
+"""The registry: bundles as model versions in MLflow, pushed, pulled by name, and served."""
