@@ -16,7 +16,40 @@ packages, hence the verbs are called `fit` and `search`.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pipeline import old_names
+
+if TYPE_CHECKING:  # so that type checkers see the real signatures
+    from pipeline.data.chips.statistics.moments import Statistics as Statistics
+    from pipeline.data.labels.classes import IGNORE as IGNORE
+    from pipeline.data.labels.classes import Classes as Classes
+    from pipeline.data.scenes.index import index as index
+    from pipeline.data.scenes.manifest import Manifest as Manifest
+    from pipeline.data.scenes.scene import Scene as Scene
+    from pipeline.errors import PipelineError as PipelineError
+    from pipeline.evaluation.evaluate import evaluate as evaluate
+    from pipeline.evaluation.report import Report as Report
+    from pipeline.model.bundle import Bundle as Bundle
+    from pipeline.model.catalogue import list_models as list_models
+    from pipeline.model.export import export as export
+    from pipeline.model.losses import create_loss as create_loss
+    from pipeline.model.networks import create_model as create_model
+    from pipeline.model.optimise import optimised as optimised
+    from pipeline.model.smp.weights import from_smp as from_smp
+    from pipeline.on_ray import submit as submit
+    from pipeline.prediction.arrays import predict_arrays as predict_arrays
+    from pipeline.prediction.predict import predict as predict
+    from pipeline.recipe import Recipe as Recipe
+    from pipeline.recipe import load as load
+    from pipeline.recipe import replace as replace
+    from pipeline.registry.open import load_model as load_model
+    from pipeline.registry.open import pull as pull
+    from pipeline.release.promote import Decision as Decision
+    from pipeline.release.promote import promote as promote
+    from pipeline.train.fit import fit as fit
+    from pipeline.tune.search import search as search
+    from pipeline.world import World as World
 
 _HOMES = {
     "Bundle": "pipeline.model.bundle",
@@ -39,11 +72,12 @@ _HOMES = {
     "index": "pipeline.data.scenes.index",
     "list_models": "pipeline.model.catalogue",
     "load": "pipeline.recipe",
-    "load_model": "pipeline.model.model_dir",
+    "load_model": "pipeline.registry.open",
     "optimised": "pipeline.model.optimise",
     "predict": "pipeline.prediction.predict",
+    "predict_arrays": "pipeline.prediction.arrays",
     "promote": "pipeline.release.promote",
-    "pull": "pipeline.registry.versions",
+    "pull": "pipeline.registry.open",
     "replace": "pipeline.recipe",
     "search": "pipeline.tune.search",
     "submit": "pipeline.on_ray",
@@ -52,13 +86,17 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 __version__ = "0.1.0"
 
+old_names.install()
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pipeline' has no attribute {name!r}; it exports {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+
+if not TYPE_CHECKING:  # a type checker would take every name for Any
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'pipeline' has no attribute {name!r}; it exports {', '.join(__all__)}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -26,7 +26,8 @@ from pipeline.data.scenes import index
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import DataError
 from pipeline.model import bundle as bundles
-from pipeline.model import model_dir as folders
+from pipeline.model import model_dir
+from pipeline.model.networks import NETWORK_META
 from pipeline.model.networks import build as network
 from pipeline.recipe import Recipe
 from pipeline.recipe.networks import UNet
@@ -127,7 +128,7 @@ def _bundle(folder: Path) -> Own:
 
 def _network(folder: Path) -> Own:
     network(UNet(encoder="resnet10t", depth=2, decoder_channels=[16, 8]), 3, 2).save(folder / "network")
-    return Own(folder / "network" / folders.META, lambda: folders.load_model(folder / "network"))
+    return Own(folder / "network" / NETWORK_META, lambda: model_dir.load_dir(folder / "network"))
 
 
 def _checkpoint(folder: Path) -> Own:

@@ -60,10 +60,11 @@ def _export_arguments(parser: ArgumentParser) -> None:
 
 
 def _export(options: Namespace) -> Result:
-    from pipeline.model import export, model_dir
+    from pipeline.model import export
+    from pipeline.registry.open import load_model
 
     size = tuple(options.size) if options.size else None
-    export.export(model_dir.load_model(options.model), options.file, size=size, dynamic=size is None)
+    export.export(load_model(options.model), options.file, size=size, dynamic=size is None)
     return {"file": options.file}, options.file, 0
 
 

@@ -37,12 +37,12 @@ from pipeline.evaluation.eval_reader import Tolerant
 from pipeline.evaluation.gallery import Candidate, Gallery, confusion_of
 from pipeline.evaluation.report import Counts, Example, Report, SceneResult
 from pipeline.log import Advance
-from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.model.networks import Network
 from pipeline.prediction import blend, bundle_inputs
 from pipeline.recipe import Recipe
+from pipeline.registry.open import open_bundle
 from pipeline.text import some
 from pipeline.train.host import run_name
 from pipeline.train.on_mlflow import METRICS, read_rows
@@ -115,7 +115,7 @@ def evaluate(
     """
     store.configure(recipe.compute.storage)
     source = source or (bundle if isinstance(bundle, str) else bundle.uri)
-    bundle = opened(recipe, bundle)
+    bundle = open_bundle(bundle, recipe=recipe)
     manifest = manifest if manifest is not None else current(recipe)
     split = split or recipe.evaluate.split
     uri = out or report_uri(recipe, bundle, manifest, split)
@@ -159,17 +159,6 @@ def split_digest(scenes: Sequence[Scene], classes: Classes) -> str:
     """64 hex digits of what a split is judged by: its scenes, as they are now, and the classes."""
     rows = [[s.id, s.group, s.height, s.width, s.stamp, list(s.class_counts)] for s in scenes]
     return hashlib.sha256(json.dumps([rows, classes.to_json()], sort_keys=True).encode()).hexdigest()
-
-
-def opened(recipe: Recipe, bundle: Bundle | str) -> Bundle:
-    """The bundle itself; a URI is looked up, and asks MLflow only where it names a run or a registered model."""
-    if isinstance(bundle, Bundle):
-        return bundle
-    if not bundle.startswith(("runs:/", "models:/")):
-        return bundles.load(bundle)
-    from pipeline.registry import versions  # MLflow takes seconds to import, and a directory does not need it
-
-    return versions.pull(bundle, tracking=versions.tracking_uri(recipe))
 
 
 def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene], task: metrics.Task = "multiclass") -> None:

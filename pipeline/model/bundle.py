@@ -9,17 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline import store
@@ -28,8 +24,9 @@ from pipeline.data.chips.statistics.normalise import Normalisation, plain
 from pipeline.data.labels.classes import Classes
 from pipeline.errors import BundleError, DamagedError, DataError
 from pipeline.metrics import Task
-from pipeline.model import optimise
+from pipeline.model import optimise, weights_io
 from pipeline.model.networks import Network, build
+from pipeline.model.weights_io import MOST_BYTES, WEIGHTS
 from pipeline.recipe import Predict
 from pipeline.recipe import networks as sections
 from pipeline.recipe.data import BEFORE, Reading
@@ -40,10 +37,7 @@ on, bundle.json holds a digest of all else that it says."""
 _WITH_DIGEST: Final = 3
 _DIGEST: Final = "sha256"
 META: Final = "bundle.json"
-WEIGHTS: Final = "weights.safetensors"
 FILES: Final = (META, WEIGHTS)
-MOST_BYTES: Final = 64 << 20
-"""Of a description: no recipe and no statistics come near it."""
 
 
 def save(  # noqa: PLR0913 - one argument for each field of the record that it returns
@@ -78,11 +72,9 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
         StorageError: it cannot be written.
     """
     state = network.state_dict() if isinstance(network, nn.Module) else network
-    # Clones, since safetensors refuses tensors that share memory.
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    with tempfile.TemporaryDirectory(prefix="segpipe-") as temporary:
-        local = Path(temporary)
-        save_file(weights, local / WEIGHTS)
+    made: list[Bundle] = []
+
+    def describe(weights_sha256: str) -> dict[str, Any]:
         bundle = Bundle(
             uri=str(uri),
             model=sections.without_download(model),
@@ -96,7 +88,7 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
             manifest_digest=manifest_digest,
             step=step,
             scores=dict(scores),
-            weights_sha256=_sha256(local / WEIGHTS),
+            weights_sha256=weights_sha256,
             run_id=run_id,
             normalisation=normalisation or plain(statistics),
             file_bands=tuple(file_bands),
@@ -104,10 +96,11 @@ def save(  # noqa: PLR0913 - one argument for each field of the record that it r
             file_nodata=file_nodata,
         )
         tree = store.nan_to_null(bundle.to_json())
-        bundle = replace(bundle, meta_sha256=_sha256_of(tree))
-        store.write_json(str(local / META), {**tree, _DIGEST: bundle.meta_sha256})
-        store.upload_dir(local, str(uri), last=META)
-    return bundle
+        made.append(replace(bundle, meta_sha256=_sha256_of(tree)))
+        return {**tree, _DIGEST: made[0].meta_sha256}
+
+    weights_io.write(str(uri), META, state, describe)
+    return made[0]
 
 
 def load(uri: str | Path) -> Bundle:
@@ -128,27 +121,14 @@ def load(uri: str | Path) -> Bundle:
         if isinstance(error, DamagedError):
             raise BundleError(error.message, "make the bundle again") from error
         raise
-    found = _sha256(_weights(bundle))
-    if found != bundle.weights_sha256:
-        raise BundleError(
-            f"{uri}: {WEIGHTS} has changed since the bundle was made: its sha256 is {found[:12]}..., "
-            f"{META} says {bundle.weights_sha256[:12]}...",
-            "copy the bundle again from where it was made",
-        )
+    weights_io.check(uri, META, bundle.weights_sha256)
     return bundle
 
 
 def _parse(uri: str, tree: Any) -> Bundle:
-    if not isinstance(tree, dict) or not isinstance(tree.get("bundle_version"), int):
-        raise BundleError(f"{uri} is not a bundle: {META} has no bundle_version", _candidates(uri))
-    if tree["bundle_version"] > BUNDLE_VERSION:
-        raise BundleError(
-            f"{uri} is a bundle of version {tree['bundle_version']}, made by segpipe {tree.get('program', '?')}; "
-            f"this is segpipe {_program()}, which reads versions up to {BUNDLE_VERSION}",
-            f"install segpipe {tree.get('program', '?')} or newer",
-        )
+    found_version = weights_io.check_version(uri, tree, META, "bundle_version", BUNDLE_VERSION, "bundle")
     bundle = Bundle.from_json(uri, tree)
-    if tree["bundle_version"] >= _WITH_DIGEST and tree.get(_DIGEST) != (found := _sha256_of(tree)):
+    if found_version >= _WITH_DIGEST and tree.get(_DIGEST) != (found := _sha256_of(tree)):
         raise BundleError(
             f"{uri}: {META} has changed since the bundle was made: its sha256 is {found[:12]}..., "
             f"it says {str(tree.get(_DIGEST))[:12]}...",
@@ -160,14 +140,6 @@ def _parse(uri: str, tree: Any) -> Bundle:
     return bundle
 
 
-def _weights(bundle: Bundle) -> Path:
-    try:
-        return store.download_dir(bundle.uri, names=(WEIGHTS,)) / WEIGHTS
-    except FileNotFoundError as error:
-        hint = "copy the bundle again from where it was made"
-        raise BundleError(f"{bundle.uri} is an incomplete bundle: it has no {WEIGHTS}", hint) from error
-
-
 def _candidates(uri: str) -> str:
     """What to say about a place that is not a bundle: perhaps one is just beneath it."""
     beneath = [name for name in ("", *store.list_dirs(uri)) if store.exists(store.join(uri, name, META))]
@@ -176,22 +148,10 @@ def _candidates(uri: str) -> str:
     return f"give a directory or s3:// prefix that holds {META} and {WEIGHTS}, runs:/ID or models:/NAME@ALIAS"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sha256_of(tree: Mapping[str, Any]) -> str:
     """Of what a bundle.json says besides its own digest, however it is laid out."""
     said = {key: value for key, value in tree.items() if key != _DIGEST}
     return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _program() -> str:
-    try:
-        return version("segpipe")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "?"
 
 
 @dataclass(frozen=True)
@@ -276,14 +236,7 @@ class Bundle:
         with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
             network = build(self.model, self.num_bands, len(self.classes))
         network.set_normalisation(self.normalisation)
-        try:
-            network.load_state_dict(load_file(_weights(self), device="cpu"))
-        except (RuntimeError, SafetensorError) as error:
-            what = str(error).splitlines()[0]
-            raise BundleError(
-                f"{self.uri}: the weights do not fit the network in {META}: {what}",
-                "the bundle was made with another version of segpipe or timm; install that version",
-            ) from error
+        weights_io.load_state(network, weights_io.fetch(self.uri), self.uri, META)
         return network.to(memory_format=torch.channels_last).eval()
 
     def optimised(self, *, precision: optimise.Precision = "auto") -> Network:
@@ -302,7 +255,7 @@ class Bundle:
         """As plain values; the place is left out, since a bundle can be copied, and the digest of these values."""
         return {
             "bundle_version": BUNDLE_VERSION,
-            "program": _program(),
+            "program": weights_io.program(),
             "model": self.model.model_dump(mode="json"),
             "classes": self.classes.to_json(),
             "bands": list(self.bands),

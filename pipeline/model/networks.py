@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Final, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from pipeline import config
 from pipeline.data.chips.statistics.normalise import Normalisation
-from pipeline.errors import RecipeError, SceneError
+from pipeline.errors import BundleError, RecipeError, SceneError
+from pipeline.model import weights_io
 from pipeline.model.decoders import (
     deeplab,
     dpt,
@@ -43,6 +44,9 @@ from pipeline.model.smp import smp_encoder
 from pipeline.recipe import networks as recipe
 
 logger = logging.getLogger(__name__)
+
+NETWORK_VERSION: Final = 1
+NETWORK_META: Final = "network.json"
 
 
 class Stages(Protocol):
@@ -136,9 +140,7 @@ class Network(nn.Module):
             BundleError: its layers are not those that its section describes.
             StorageError: it cannot be written.
         """
-        from pipeline.model import model_dir  # which builds networks
-
-        model_dir.save(self, uri)
+        save_model(self, uri)
 
     def forward(self, image: Tensor) -> Tensor | Outputs:
         """Logits [N,K,H,W] of raw pixels [N,C,H,W] of any integer or float type and any size.
@@ -369,3 +371,51 @@ def create_model(
     given = {"encoder": encoder, "pretrained": pretrained or None}
     values = {"kind": kind, **{name: value for name, value in given.items() if value is not None}, **options}
     return build(config.validate(SECTIONS[kind], values, "model"), bands, classes)
+
+
+def save_model(network: Network, uri: str | Path) -> None:
+    """Write a network to a directory or s3:// prefix; it replaces what is there, at once.
+
+    network.json          its section of the recipe, its numbers of bands and classes, and the digest of its weights
+    weights.safetensors   its state: parameters, running moments, band statistics
+
+    Raises:
+        BundleError: what `load_model` builds from the network's section would not take its weights: layers were
+            replaced, or it was optimised.
+        StorageError: it cannot be written.
+    """
+    section = network.section
+    if isinstance(section, recipe.Encoded):  # the weights are here, nothing is to be fetched
+        section = section.model_copy(update={"pretrained": False})
+    state = network.state_dict()
+    _check_described(network, section, state)
+
+    def describe(weights_sha256: str) -> dict[str, Any]:
+        return {
+            "network_version": NETWORK_VERSION,
+            "program": weights_io.program(),
+            "model": section.model_dump(mode="json"),
+            "bands": network.bands,
+            "classes": network.classes,
+            "weights_sha256": weights_sha256,
+            "normalisation": network.normalisation and network.normalisation.to_json(),
+        }
+
+    weights_io.write(str(uri), NETWORK_META, state, describe)
+
+
+def _check_described(network: Network, section: recipe.Network, state: dict[str, Tensor]) -> None:
+    """Refuse to save what could not be loaded."""
+    with torch.device("meta"):  # shapes are all that is needed
+        built = build(section, network.bands, network.classes)
+        if network.normalisation is not None:
+            built.set_normalisation(network.normalisation)
+        expected = built.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+        other = sorted(name for name in shapes.keys() ^ state.keys())
+        raise BundleError(
+            f"this network is not what its section describes: {len(other)} names of its state differ"
+            + (f", such as {other[0]}" if other else " in no name, but shapes do"),
+            "save the network that create_model made; for one whose layers were changed, torch.save its state_dict",
+        )

@@ -24,13 +24,13 @@ from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import pairing, pointer_files
 from pipeline.errors import OutputExists, SceneError
 from pipeline.log import Advance
-from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.model.networks import Network
 from pipeline.prediction import bundle_inputs
 from pipeline.prediction.blend import stream
 from pipeline.recipe import Predict
+from pipeline.registry.open import open_bundle
 from pipeline.text import some
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def predict(
     targets = _targets([images] if isinstance(images, str) else images, out)
     if not overwrite:
         _refuse_existing(targets.values())
-    bundle = _opened(bundle)
+    bundle = open_bundle(bundle)
     asked = {"window": window, "overlap": overlap}
     section = config.replace(bundle.predict, {name: value for name, value in asked.items() if value is not None})
     place = device_of(device)
@@ -144,16 +144,6 @@ def _refuse_existing(targets: Iterable[str]) -> None:
         raise OutputExists(
             f"{len(existing)} rasters exist: {shown}", "choose another place, or overwrite (--overwrite)"
         )
-
-
-def _opened(bundle: Bundle | str) -> Bundle:
-    if isinstance(bundle, Bundle):
-        return bundle
-    if not bundle.startswith(("runs:/", "models:/")):
-        return bundles.load(bundle)
-    from pipeline.registry import versions  # MLflow takes seconds to import, and a directory does not need it
-
-    return versions.pull(bundle)
 
 
 def _same(one: str, other: str) -> bool:

@@ -30,7 +30,8 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from pipeline import store
 from pipeline.errors import BundleError
 from pipeline.model import bundle as bundles
-from pipeline.model.bundle import FILES, META, WEIGHTS, Bundle
+from pipeline.model.bundle import FILES, META, Bundle
+from pipeline.model.weights_io import WEIGHTS
 from pipeline.redaction import redacted
 from pipeline.registry.server import accepted, asking, default_sqlite, or_none, sqlite_file
 from pipeline.registry.server import check as check
@@ -100,22 +101,8 @@ def push(
     return known
 
 
-def pull(uri: str, *, tracking: str | None = None) -> Bundle:
-    """A bundle from a directory, s3://, runs:/ID[/PATH], models:/NAME/VERSION or models:/NAME@ALIAS.
-
-    From MLflow the bundle's two files are copied to a directory that lives as long as this process.
-
-    Args:
-        uri: where the bundle is.
-        tracking: MLflow server; by default MLFLOW_TRACKING_URI, else SQLite in the default output directory.
-
-    Raises:
-        BundleError: there is no such run, model, version or alias (it says which there are), or the bundle is not
-            what was registered.
-        TrackingError: the server does not answer.
-    """
-    if not uri.startswith(("runs:/", "models:/")):
-        return bundles.load(uri)
+def fetch(uri: str, *, tracking: str | None = None) -> Bundle:
+    """The bundle of runs:/ID[/PATH], models:/NAME/VERSION or models:/NAME@ALIAS; see `registry.open.open_bundle`."""
     tracking = accepted(tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_sqlite(uri))
     check(tracking)
     api = client(tracking)

@@ -20,11 +20,12 @@ from pipeline.data.scenes.index import current
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import BundleError, ManifestError, SceneError, StorageError, TrackingError
 from pipeline.evaluation import report
-from pipeline.evaluation.evaluate import check, evaluate, opened, report_uri, split_digest
+from pipeline.evaluation.evaluate import check, evaluate, report_uri, split_digest
 from pipeline.evaluation.report import Report
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Promote, Recipe
 from pipeline.registry import versions
+from pipeline.registry.open import open_bundle
 from pipeline.registry.server import asking, put_artifact
 from pipeline.text import some
 
@@ -90,7 +91,7 @@ def promote(recipe: Recipe, model: str | Bundle, *, manifest: Manifest | None = 
     uri = versions.tracking_uri(recipe)
     versions.check(uri)
     client = versions.client(uri)
-    challenger = opened(recipe, model)
+    challenger = open_bundle(model, recipe=recipe)
     manifest = manifest if manifest is not None else current(recipe)
     check(challenger, manifest, manifest.split(SPLIT), recipe.data.task)
     name, alias = recipe.registered_model, recipe.registry.alias
@@ -165,7 +166,7 @@ def _decide(recipe: Recipe, draft: Decision, challenger: Bundle, manifest: Manif
         return replace(draft, state="promoted", reasons=(f"{draft.name} had no {draft.alias} yet", *notes))
 
     source = f"models:/{draft.name}/{draft.champion_version}"
-    champion = versions.pull(source, tracking=uri)
+    champion = versions.fetch(source, tracking=uri)
     try:
         check(champion, manifest, manifest.split(SPLIT), recipe.data.task)
     except (BundleError, SceneError) as error:

@@ -113,7 +113,7 @@ def test_newer_version_says_which_program_reads_it(tmp_path: Path) -> None:
     # A newer one may lack what this one needs: the version must be looked at first.
     path.write_text(json.dumps({"bundle_version": 4, "program": "9.8.7"}))
     with pytest.raises(
-        BundleError, match=r"bundle of version 4, made by segpipe 9\.8\.7.*reads versions up to 3"
+        BundleError, match=r"bundle of version 4, saved by segpipe 9\.8\.7.*reads versions up to 3"
     ) as caught:
         bundles.load(tmp_path / "a")
     assert caught.value.hint == "install segpipe 9.8.7 or newer"
@@ -194,7 +194,7 @@ def test_statistics_of_other_bands(tmp_path: Path) -> None:
 def test_missing_weights(place: str) -> None:
     small.save(place)
     store.remove(store.join(place, WEIGHTS))
-    with pytest.raises(BundleError, match=r"incomplete bundle: it has no weights\.safetensors"):
+    with pytest.raises(BundleError, match=r"is incomplete: it has no weights\.safetensors"):
         bundles.load(place)
 
 
@@ -203,7 +203,7 @@ def test_changed_weights(place: str) -> None:
     data = bytearray(store.read_bytes(store.join(place, WEIGHTS)))
     data[-1] ^= 1
     store.write_bytes(store.join(place, WEIGHTS), bytes(data))
-    with pytest.raises(BundleError, match=r"weights\.safetensors has changed since the bundle was made"):
+    with pytest.raises(BundleError, match=r"weights\.safetensors has changed since it was saved"):
         bundles.load(place)
 
 

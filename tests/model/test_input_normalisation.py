@@ -15,9 +15,9 @@ from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.errors import SceneError
 from pipeline.model import bundle as bundles
 from pipeline.model.export import export
-from pipeline.model.model_dir import load_model
 from pipeline.model.optimise import optimised
 from pipeline.recipe import pixels as recipe
+from pipeline.registry.open import load_model
 from tests.model import small
 from tests.model.families import network
 

@@ -9,8 +9,9 @@ import torch
 
 import pipeline
 from pipeline.errors import BundleError
-from pipeline.model.model_dir import load_model, save
+from pipeline.model.networks import save_model
 from pipeline.model.optimise import optimised
+from pipeline.registry.open import load_model
 from tests.model import small
 from tests.model.families import HELPED, network, pixels
 
@@ -60,7 +61,7 @@ def test_what_its_section_does_not_describe_is_not_saved(tmp_path):
     net.head[1] = torch.nn.Conv2d(8, 7, 1)
     for other in (net, optimised(network(), precision="fp32")):
         with pytest.raises(BundleError, match="not what its section describes"):
-            save(other, tmp_path / "net")
+            save_model(other, tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
 

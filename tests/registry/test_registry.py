@@ -30,6 +30,7 @@ from pipeline.model.bundle import META, WEIGHTS, Bundle
 from pipeline.prediction.predict import predict
 from pipeline.recipe import Recipe
 from pipeline.registry import versions
+from pipeline.registry.open import pull
 from pipeline.registry.pyfunc import Segmenter
 from tests.factory import TRANSFORM, UTM, write_raster
 from tests.model import small
@@ -110,7 +111,7 @@ def check_round_trip(client: MlflowClient, uri: str, run_id: str, name: str, ver
         "note": "by hand",
     }
     for place in (f"models:/{name}/1", f"models:/{name}@challenger", f"runs:/{run_id}"):
-        pulled = versions.pull(place, tracking=uri)
+        pulled = pull(place, tracking=uri)
         assert (pulled.digest, pulled.classes, pulled.statistics) == (bundle.digest, bundle.classes, bundle.statistics)
         assert sorted(p.name for p in Path(pulled.uri).iterdir()) == [META, WEIGHTS]
 
@@ -182,13 +183,13 @@ def test_the_same_weights_with_other_classes_are_another_version(sqlite: str, bu
         for one in (bundle, renamed, bundle, renamed)
     ]
     assert pushed == ["1", "2", "1", "2"]
-    assert versions.pull("models:/meta/2", tracking=sqlite).classes.names[0] == "renamed"
+    assert pull("models:/meta/2", tracking=sqlite).classes.names[0] == "renamed"
 
 
 def test_a_bundle_without_a_run_can_be_registered(sqlite: str, bundle: Bundle) -> None:
     assert versions.push(bundle, uri=sqlite, run_id=None, name="orphan", tags={}) == "1"
     assert versions.push(bundle, uri=sqlite, run_id="0" * 32, name="orphan", tags={}) == "1"
-    assert versions.pull("models:/orphan/1", tracking=sqlite).digest == bundle.digest
+    assert pull("models:/orphan/1", tracking=sqlite).digest == bundle.digest
 
 
 def test_aliases_move(sqlite: str, bundle: Bundle) -> None:
@@ -206,16 +207,16 @@ def test_a_bundle_among_the_artifacts_of_a_run(sqlite: str, bundle: Bundle, tmp_
     client, run_id = new_run(sqlite, tmp_path)
     client.log_artifacts(run_id, bundle.uri, "bundle")
     client.log_artifacts(run_id, bundle.uri, "deep/other")
-    assert versions.pull(f"runs:/{run_id}", tracking=sqlite).digest == bundle.digest
-    assert versions.pull(f"runs:/{run_id}/deep/other", tracking=sqlite).digest == bundle.digest
+    assert pull(f"runs:/{run_id}", tracking=sqlite).digest == bundle.digest
+    assert pull(f"runs:/{run_id}/deep/other", tracking=sqlite).digest == bundle.digest
     with pytest.raises(BundleError, match="holds no bundle"):
-        versions.pull(f"runs:/{run_id}/deep", tracking=sqlite)
+        pull(f"runs:/{run_id}/deep", tracking=sqlite)
     with pytest.raises(BundleError, match="leaves the run"):
-        versions.pull(f"runs:/{run_id}/../x", tracking=sqlite)
+        pull(f"runs:/{run_id}/../x", tracking=sqlite)
 
 
 def test_pull_takes_directories(bundle: Bundle) -> None:
-    assert versions.pull(bundle.uri).digest == bundle.digest
+    assert pull(bundle.uri).digest == bundle.digest
 
 
 def test_pull_executes_nothing_of_the_registry(sqlite: str, bundle: Bundle, tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_pull_executes_nothing_of_the_registry(sqlite: str, bundle: Bundle, tmp_
     root = Path(client.get_model_version_download_uri("trap", version).removeprefix("file://"))
     (root / "segmenter.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
     (root / "artifacts" / "bundle" / "extra.py").write_text("raise SystemExit")
-    pulled = versions.pull("models:/trap/1", tracking=sqlite)
+    pulled = pull("models:/trap/1", tracking=sqlite)
     assert not (tmp_path / "sprung").exists()
     assert sorted(p.name for p in Path(pulled.uri).iterdir()) == [META, WEIGHTS]
 
@@ -235,13 +236,13 @@ def test_weights_replaced_in_the_registry(sqlite: str, bundle: Bundle, tmp_path:
     root = Path(client.get_model_version_download_uri("swapped", version).removeprefix("file://"))
     small.save(root / "artifacts" / "bundle", seed=9)  # whole in itself, but another one
     with pytest.raises(BundleError, match="not those that were registered"):
-        versions.pull("models:/swapped/1", tracking=sqlite)
+        pull("models:/swapped/1", tracking=sqlite)
     store.write_bytes(str(root / "artifacts" / "bundle" / WEIGHTS), b"x")
     with pytest.raises(BundleError, match="has changed since"):
-        versions.pull("models:/swapped/1", tracking=sqlite)
+        pull("models:/swapped/1", tracking=sqlite)
     (root / "artifacts" / "bundle" / WEIGHTS).unlink()
     with pytest.raises(BundleError, match="holds no bundle"):
-        versions.pull("models:/swapped/1", tracking=sqlite)
+        pull("models:/swapped/1", tracking=sqlite)
 
 
 def test_class_names_reversed_in_the_registry(sqlite: str, bundle: Bundle, tmp_path: Path) -> None:
@@ -254,11 +255,11 @@ def test_class_names_reversed_in_the_registry(sqlite: str, bundle: Bundle, tmp_p
     changed = small.save(place, classes=classes, run_id=None)
     assert changed.weights_sha256 == bundle.weights_sha256
     with pytest.raises(BundleError, match=r"bundle\.json are not those that were registered"):
-        versions.pull("models:/renamed/1", tracking=sqlite)
+        pull("models:/renamed/1", tracking=sqlite)
     tree = store.read_json(str(place / META))
     store.write_json(str(place / META), {k: v for k, v in tree.items() if k != "sha256"} | {"bundle_version": 2})
     with pytest.raises(BundleError, match=r"bundle\.json are not those that were registered"):
-        versions.pull("models:/renamed/1", tracking=sqlite)
+        pull("models:/renamed/1", tracking=sqlite)
 
 
 def holes(nodata: float, dtype: str = "uint16", bands: int = 4) -> np.ndarray:
@@ -353,7 +354,7 @@ def test_what_is_not_there_is_answered_with_what_is(sqlite: str, bundle: Bundle,
     }
     for uri, (message, hint) in cases.items():
         with pytest.raises(BundleError, match=message) as caught:
-            versions.pull(uri, tracking=sqlite)
+            pull(uri, tracking=sqlite)
         assert hint in caught.value.hint, uri
         assert caught.value.exit_code == 3
 
@@ -378,11 +379,11 @@ def test_artifacts_in_a_bucket(s3_server: S3, bundle: Bundle, tmp_path: Path) ->
     remote = small.save(s3_server.uri("bundle"))
     assert versions.push(remote, uri=uri, run_id=run_id, name="bucket", tags={}) == "1"
     for place in ("models:/bucket@challenger", f"runs:/{run_id}"):
-        assert versions.pull(place, tracking=uri).digest == bundle.digest
+        assert pull(place, tracking=uri).digest == bundle.digest
 
 
 def test_server_down_is_said_quickly() -> None:
-    for ask in (lambda uri: versions.check(uri), lambda uri: versions.pull("models:/x@champion", tracking=uri)):
+    for ask in (lambda uri: versions.check(uri), lambda uri: pull("models:/x@champion", tracking=uri)):
         begin = time.monotonic()
         with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9 does not answer") as caught:
             ask("http://user:secret@127.0.0.1:9")
@@ -438,7 +439,7 @@ def test_where_the_server_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_pull_without_any_server() -> None:
     with pytest.raises(TrackingError, match="no MLflow server is named") as caught:
-        versions.pull("models:/x@champion")
+        pull("models:/x@champion")
     assert "MLFLOW_TRACKING_URI" in caught.value.hint
 
 

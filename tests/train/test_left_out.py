@@ -26,7 +26,7 @@ from pipeline.errors import SceneError
 from pipeline.evaluation import report
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.recipe import Recipe
-from pipeline.registry.versions import tracking_uri
+from pipeline.registry.server import tracking_uri
 from pipeline.train import checkpoint
 from pipeline.train.fit import fit, run_uri_of
 from pipeline.world import World

@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from pipeline import store
 from pipeline.errors import TrackingError
 from pipeline.redaction import redacted_tree
+from pipeline.registry.open import pull
 from pipeline.registry.server import tracking_uri
-from pipeline.registry.versions import pull
 from pipeline.train import on_mlflow
 from pipeline.train.fit import Parent, fit
 from pipeline.train.on_mlflow import Tracker

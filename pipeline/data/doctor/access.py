@@ -30,10 +30,9 @@ from pipeline.data.rasters import gdal_env, raster_io
 from pipeline.data.rasters.grids import Grid
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import band_matching, discovery, file_notices, pairing
-from pipeline.data.scenes.discovery import Found
 from pipeline.data.scenes.file_notices import AlphaValues
 from pipeline.data.scenes.pointer_files import Pointer, unfetched
-from pipeline.data.scenes.scene import Scene
+from pipeline.data.scenes.scene import Found, Scene
 from pipeline.data.scenes.splits import assign
 from pipeline.errors import PipelineError
 from pipeline.recipe import Data

@@ -75,9 +75,10 @@ def place(
     else:
         table = vectors.load(uri, columns, lambda its: [] if its is None else _around(grid, its, buffer), _known(crs))
     if table.crs is None:
+        crs = gdal_env.short_crs(grid.crs)
         raise LabelError(
-            f"{uri}: the file does not say what its coordinates mean, and the scene is in {gdal_env.short_crs(grid.crs)}",
-            f"give it a CRS, for instance with `ogr2ogr -a_srs {gdal_env.short_crs(grid.crs)}`; of labels data.label.crs",
+            f"{uri}: the file does not say what its coordinates mean, and the scene is in {crs}",
+            f"give it a CRS, for instance with `ogr2ogr -a_srs {crs}`; of labels data.label.crs",
         )
     _check_degrees(table, grid)
     who, geometry = _projected(table, grid, buffer)

@@ -17,8 +17,7 @@ from pipeline.data.labels.shapes import Shapes
 from pipeline.data.rasters.grids import Grid, RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import geojson_footprints
-from pipeline.data.scenes.discovery import Found
-from pipeline.data.scenes.scene import Scene
+from pipeline.data.scenes.scene import Found, Scene
 from pipeline.errors import DataError, SceneError
 from pipeline.recipe import Data
 

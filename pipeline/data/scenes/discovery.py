@@ -12,9 +12,9 @@ from typing import Final
 
 from pipeline import store
 from pipeline.data.scenes import listings, pairing, pattern_suggestion
-from pipeline.data.scenes.geojson_footprints import is_outline
 from pipeline.data.scenes.listings import Listed
 from pipeline.data.scenes.pointer_files import said, unfetched
+from pipeline.data.scenes.scene import Found
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
 from pipeline.recipe.data import STAC
@@ -25,23 +25,6 @@ logger = logging.getLogger(__name__)
 
 PAIR_BY: Final = "pair all of them by data."
 """How a hint begins that ends with the line of the recipe by which every image has a label."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Files of one scene, not opened yet."""
-
-    id: str
-    image: str
-    label: str | None
-    aoi: str | None = None
-    footprint: str | None = None
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """All of them."""
-        others = [f for f in (self.label, self.aoi, self.footprint) if f is not None and not is_outline(f)]
-        return (*self.image.split(FILE_SEPARATOR), *others)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from pipeline.data.labels import summary as label_summary
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters.grids import RasterInfo
 from pipeline.data.scenes import band_matching, discovery, file_notices, inspection, staleness
-from pipeline.data.scenes.discovery import Found
 from pipeline.data.scenes.inspection import Look
 from pipeline.data.scenes.manifest import Manifest
-from pipeline.data.scenes.scene import Scene
+from pipeline.data.scenes.scene import Found, Scene
 from pipeline.data.scenes.splits import assign
 from pipeline.data.scenes.splits.assign import ScenePart
 from pipeline.errors import DataError, ManifestError, PipelineError

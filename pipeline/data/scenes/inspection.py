@@ -15,8 +15,8 @@ from pipeline.data.labels.summary import LabelLook
 from pipeline.data.rasters import raster_io
 from pipeline.data.rasters.grids import RasterInfo
 from pipeline.data.scenes import file_notices
-from pipeline.data.scenes.discovery import Found
 from pipeline.data.scenes.file_notices import Oddities
+from pipeline.data.scenes.scene import Found
 from pipeline.errors import DataError, ManifestError
 from pipeline.log import Advance
 from pipeline.recipe import Data

@@ -5,6 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.data.rasters.grids import Grid
+from pipeline.data.scenes.geojson_footprints import is_outline
+from pipeline.uris import FILE_SEPARATOR
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files of one scene, not opened yet."""
+
+    id: str
+    image: str
+    label: str | None
+    aoi: str | None = None
+    footprint: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All of them."""
+        others = [f for f in (self.label, self.aoi, self.footprint) if f is not None and not is_outline(f)]
+        return (*self.image.split(FILE_SEPARATOR), *others)
 
 
 @dataclass(frozen=True)

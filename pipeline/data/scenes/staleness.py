@@ -16,8 +16,7 @@ from typing import Final
 from pipeline import store
 from pipeline.data.labels.classes import Classes
 from pipeline.data.scenes import inspection
-from pipeline.data.scenes.discovery import Found
-from pipeline.data.scenes.scene import Scene
+from pipeline.data.scenes.scene import Found, Scene
 from pipeline.errors import SceneError
 from pipeline.recipe import Data
 from pipeline.uris import local_path

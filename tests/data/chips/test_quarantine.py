@@ -18,8 +18,8 @@ from pipeline.data.feed.batches import Batch, local_batches
 from pipeline.data.feed.plan import Plan
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import staleness
-from pipeline.data.scenes.discovery import Found
 from pipeline.data.scenes.inspection import look_at
+from pipeline.data.scenes.scene import Found
 from pipeline.errors import SceneError
 from pipeline.world import World
 from tests.data.feed.feed_world import AUGMENT, plan

@@ -138,7 +138,7 @@ def test_a_part_of_a_file_shows_nothing_of_the_rest(tmp_path: Path) -> None:
 
 
 def test_processes_that_read_chips_load_neither_torch_nor_ray() -> None:
-    code = "import sys; import pipeline.data.feed.ray_blocks, pipeline.data.feed.plan; print({'torch', 'ray'} & set(sys.modules))"
+    code = "import sys; from pipeline.data.feed import plan, ray_blocks; print({'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -9,7 +9,7 @@ import shapely
 from pipeline.data.labels import masks, summary
 from pipeline.data.rasters import raster_io
 from pipeline.data.scenes import index
-from pipeline.data.scenes.discovery import Found
+from pipeline.data.scenes.scene import Found
 from pipeline.errors import LabelError
 from tests.data.labels.places import geojson, in_utm, scene, setup, vector, whole
 from tests.factory import TRANSFORM, UTM, make_pixels, make_scene, recipe_for, write_raster

@@ -10,7 +10,7 @@ import tifffile
 from pipeline.data.labels import masks, slide_levels, summary
 from pipeline.data.rasters import raster_io
 from pipeline.data.scenes import index
-from pipeline.data.scenes.discovery import Found
+from pipeline.data.scenes.scene import Found
 from tests.data.labels.places import geojson, scene, setup, whole
 from tests.factory import recipe_for, write_raster
 

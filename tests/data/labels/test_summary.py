@@ -8,7 +8,7 @@ from rasterio.control import GroundControlPoint
 
 from pipeline.data.labels import summary
 from pipeline.data.rasters import raster_io
-from pipeline.data.scenes.discovery import Found
+from pipeline.data.scenes.scene import Found
 from pipeline.errors import LabelError, SceneError
 from tests.data.labels.places import geojson, in_utm, setup
 from tests.factory import TRANSFORM, UTM, make_pixels, write_raster

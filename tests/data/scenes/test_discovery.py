@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.scenes import pairing
-from pipeline.data.scenes.discovery import Found, find
+from pipeline.data.scenes.discovery import find
+from pipeline.data.scenes.scene import Found
 from pipeline.errors import ManifestError
 from tests.factory import make_scene, recipe_for
 

@@ -17,10 +17,10 @@ import shapely
 from pipeline.data import doctor
 from pipeline.data.labels.classes import Classes
 from pipeline.data.scenes import inspection, staleness
-from pipeline.data.scenes.discovery import Found, find
+from pipeline.data.scenes.discovery import find
 from pipeline.data.scenes.index import current, index
 from pipeline.data.scenes.manifest import Manifest
-from pipeline.data.scenes.scene import Scene
+from pipeline.data.scenes.scene import Found, Scene
 from pipeline.errors import DataError, ManifestError, RecipeError, SceneError
 from pipeline.recipe import Data
 from tests.data.scenes.footprint_world import DISC, PATTERN, drawn, in_degrees, inside, items, valid_of
