@@ -39,7 +39,7 @@ from rasterio.windows import Window as GdalWindow
 from bench import peers as others
 from bench.feed import landscape
 from pipeline import store
-from pipeline.data.rasters.dataset_pool import Handles
+from pipeline.data.rasters.dataset_pool import DatasetPool
 from pipeline.data.rasters.formats.gdal import open_gdal
 from pipeline.data.rasters.remote_reader import RemoteReader
 from pipeline.data.rasters.windows import Window
@@ -191,7 +191,7 @@ def _open(uri: str) -> RemoteReader:
     return RemoteReader(uri, lambda: open_gdal(uri, store.gdal_path(uri), label=False, reading=Reading()))
 
 
-handles = Handles(_open, 32)
+handles = DatasetPool(_open, 32)
 
 
 def ours(base: str, kind: str, number: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.chips.quarantine import NONE, Replaced, Tally
-from pipeline.data.chips.raw_chip import Cut, pixels
+from pipeline.data.chips.raw_chip import RawChip, pixels
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.chips.statistics.normalise import Normalisation
 from pipeline.data.chips.statistics.per_scene import Read
@@ -88,7 +88,7 @@ class Tolerant:
             return cut.image, cut.valid
         return pixels(scene, window, nodata=self.data.nodata, data=self.data)
 
-    def _prepared(self, scene: Scene, window: Window) -> Cut | None:
+    def _prepared(self, scene: Scene, window: Window) -> RawChip | None:
         """What lies at a window, IGNORE where the image is not valid; None if only the files can tell."""
         return None if self._opened is None else self._opened.read(scene.id, window)
 

@@ -17,7 +17,7 @@ from torch import nn
 from pipeline import metrics
 from pipeline.data.chips.quarantine import NONE, Replaced, Tally
 from pipeline.data.chips.statistics.normalise import Normalisation
-from pipeline.data.feed.chip_reader import Reads
+from pipeline.data.feed.chip_reader import ChipReader
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import DataError
@@ -30,7 +30,7 @@ Chip = tuple[NDArray[Any], NDArray[np.uint8]]
 class Validation:
     """Everything needed to score a network; call it with one in eval mode."""
 
-    reads: Reads
+    reads: ChipReader
     """Scenes of the split, and where their windows come from; `side` is that of a window."""
     normalisation: Normalisation
     world: World

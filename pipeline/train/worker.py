@@ -22,7 +22,7 @@ from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.data.chips.statistics.normalise import Normalisation
 from pipeline.data.feed import batch_diversity
 from pipeline.data.feed.batches import Batch, local_batches
-from pipeline.data.feed.chip_reader import Reads
+from pipeline.data.feed.chip_reader import ChipReader
 from pipeline.data.feed.plan import Plan
 from pipeline.data.feed.planning import normalisation_of, plan_of
 from pipeline.data.feed.shards import use_shards
@@ -247,7 +247,7 @@ def _validation(parts: _Parts) -> Validation | None:
         return None
     prepared = use_shards.chosen(recipe, manifest, "val")
     return Validation(
-        reads=Reads(scenes, manifest.classes, recipe.data, manifest.digest, recipe.data.sampling.size, prepared),
+        reads=ChipReader(scenes, manifest.classes, recipe.data, manifest.digest, recipe.data.sampling.size, prepared),
         normalisation=parts.normalisation,
         world=parts.world,
         device=parts.device,

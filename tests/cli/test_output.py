@@ -86,7 +86,7 @@ def test_what_the_same_command_does_next_is_said_as_it_is(tmp_path):
 def test_another_name_alone_reads_no_scene_again(tmp_path, site, monkeypatch):
     first = index.index(site)
     read: list[str] = []
-    look = inspection.look_at_all
+    look = inspection.inspect_scenes
 
     def counted(found, *rest):
         read.extend(f.id for f in found)

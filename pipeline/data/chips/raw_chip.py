@@ -31,7 +31,7 @@ Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Cut:
+class RawChip:
     """What lies at a window: image [C, h, w], validity [h, w] and annotation [h, w] or [K, h, w].
 
     The annotation is IGNORE where nothing is annotated, and is not yet where the image is not valid.
@@ -41,14 +41,14 @@ class Cut:
     valid: NDArray[np.bool_]
     mask: NDArray[np.uint8]
 
-    def crop(self, row: int, col: int, height: int, width: int) -> Cut:
+    def crop(self, row: int, col: int, height: int, width: int) -> RawChip:
         """A part, as views."""
         area = (..., slice(row, row + height), slice(col, col + width))
-        return Cut(self.image[area], self.valid[area], self.mask[area])
+        return RawChip(self.image[area], self.valid[area], self.mask[area])
 
-    def copy(self) -> Cut:
+    def copy(self) -> RawChip:
         """The same in memory of its own."""
-        return Cut(self.image.copy(), self.valid.copy(), self.mask.copy())
+        return RawChip(self.image.copy(), self.valid.copy(), self.mask.copy())
 
     def finished(self, fill: Sequence[float]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Image and mask of a chip, changed in place: under invalid pixels lie the fill [C] and IGNORE."""
@@ -68,7 +68,7 @@ def read(
     nodata: float | None = None,
     data: Data | None = None,
     shape: Shape | None = None,
-) -> Cut:
+) -> RawChip:
     """Read a window.
 
     Args:
@@ -84,7 +84,7 @@ def read(
         LabelError: the label cannot be read, or holds a value without a class.
     """
     image, valid = pixels(scene, window, nodata=nodata, data=data, shape=shape)
-    return Cut(image, valid, masks.mask(scene, window, classes, data, shape=shape))
+    return RawChip(image, valid, masks.mask(scene, window, classes, data, shape=shape))
 
 
 def pixels(
@@ -138,14 +138,14 @@ def levels(image: str, reading: Reading) -> tuple[Shape, ...]:
     return info.levels or ((info.grid.height, info.grid.width),)
 
 
-def resampled(cut: Cut, scene: Scene, window: Window, shape: Shape) -> Cut:
+def resampled(cut: RawChip, scene: Scene, window: Window, shape: Shape) -> RawChip:
     """What `read` gives at a window with `shape` where it reads the finest level, made of what it gives without.
 
     Equal to that once it is `finished`: under invalid pixels lie other values.
     """
     image, valid = resampling.resized(cut.image, cut.valid, shape)
     _end_at_edges(scene, window, valid)
-    return Cut(image, valid, masks.nearest(cut.mask, shape))
+    return RawChip(image, valid, masks.nearest(cut.mask, shape))
 
 
 def _end_at_edges(scene: Scene, window: Window, valid: NDArray[np.bool_]) -> None:

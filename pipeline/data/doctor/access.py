@@ -32,7 +32,7 @@ from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import band_matching, discovery, file_notices, pairing
 from pipeline.data.scenes.file_notices import AlphaValues
 from pipeline.data.scenes.pointer_files import Pointer, unfetched
-from pipeline.data.scenes.scene import Found, Scene
+from pipeline.data.scenes.scene import Scene, SceneFiles
 from pipeline.data.scenes.splits import assign
 from pipeline.errors import PipelineError
 from pipeline.recipe import Data
@@ -126,22 +126,22 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
     Raises:
         DataError: it cannot be read, or is not on the grid of its image.
     """
-    found = Found(entry.id, entry.image, entry.label, entry.aoi, entry.footprint)
+    found = SceneFiles(entry.id, entry.image, entry.label, entry.aoi, entry.footprint)
     if whole and entry.info is not None:
         part = (*entry.origin, entry.grid.height, entry.grid.width)
-        seen = summary.look(found, entry.info, classes, data, part=part)
+        seen = summary.summarise(found, entry.info, classes, data, part=part)
         if not seen.problems:
             return Tally(seen.class_counts, warnings=seen.warnings, label=seen)
-    counts, strangers = np.zeros(len(classes), np.int64), Counter[str]()
+    counts, unknown_values = np.zeros(len(classes), np.int64), Counter[str]()
     for window in windows:
         mask, unknown, _ = masks.encode(scene(entry), window, classes, data)
         counts += [int((plane == 1).sum()) for plane in mask] if mask.ndim == 3 else _bins(mask, len(classes))
         named = Counter({str(value): pixels for value, pixels in unknown.items()})
         # Shapes of a vector file are counted in the whole scene each time.
-        strangers = named if vectors.is_vector(entry.label or "") else strangers + named
-    if whole and not strangers:
+        unknown_values = named if vectors.is_vector(entry.label or "") else unknown_values + named
+    if whole and not unknown_values:
         raise seen.problems[0]
-    return Tally(tuple(int(c) for c in counts), strangers, whole)
+    return Tally(tuple(int(c) for c in counts), unknown_values, whole)
 
 
 def view(entry: Entry, classes: Classes, data: Data, most: int) -> Thumbnail:
@@ -283,7 +283,7 @@ def told(error: PipelineError) -> Problem:
     return error.message, error.hint
 
 
-def _entry(found: Found, data: Data) -> Entry:
+def _entry(found: SceneFiles, data: Data) -> Entry:
     entry = Entry(found.id, found.image, found.label, "", found.id, None, aoi=found.aoi, footprint=found.footprint)
     try:
         num_bytes = sum(store.size_of(uri) for uri in found.image.split(uris.FILE_SEPARATOR))
@@ -292,7 +292,7 @@ def _entry(found: Found, data: Data) -> Entry:
         return replace(entry, problems=(told(error),))
     except OSError as error:
         return replace(entry, problems=((f"scene {found.id}: {error}", "check the path"),))
-    footprint = summary.look_at_footprint(found, info, data, whole=False)
+    footprint = summary.summarise_footprint(found, info, data, whole=False)
     wrong = tuple(map(told, footprint.problems))
     return replace(entry, info=None if wrong else info, num_bytes=num_bytes, problems=wrong, beside=footprint.beside)
 

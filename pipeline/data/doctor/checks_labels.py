@@ -86,8 +86,8 @@ def _unknown(seen: Evidence) -> Iterator[Finding]:
     total: Counter[str] = Counter()
     holders: defaultdict[str, list[str]] = defaultdict(list)
     for i, tally in seen.tallies.items():
-        total += tally.strangers
-        for code in tally.strangers:
+        total += tally.unknown_values
+        for code in tally.unknown_values:
             holders[code].append(i)
     if not total:
         return
@@ -190,7 +190,7 @@ def _declared_nodata(seen: Evidence) -> Iterator[Finding]:
 
 def _unannotated(seen: Evidence) -> Iterator[Finding]:
     """Scenes with a label that annotates nothing."""
-    whole = {i: t for i, t in seen.tallies.items() if t.whole and not t.strangers}
+    whole = {i: t for i, t in seen.tallies.items() if t.whole and not t.unknown_values}
     empty = sorted(i for i, t in whole.items() if not sum(t.counts))
     if not empty or (seen.recipe.data.task == "multilabel"):
         return

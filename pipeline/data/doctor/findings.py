@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline import store
 from pipeline.data.doctor.near_duplicates import Marks
 from pipeline.data.doctor.sentinels import Extreme, Rim
-from pipeline.data.labels.summary import LabelLook
+from pipeline.data.labels.summary import LabelSummary
 from pipeline.data.rasters.grids import Grid, RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.file_notices import AlphaValues
@@ -172,10 +172,10 @@ class Tally:
     """
 
     counts: tuple[int, ...]
-    strangers: Counter[str] = field(default_factory=Counter)
+    unknown_values: Counter[str] = field(default_factory=Counter)
     whole: bool = True
     warnings: tuple[str, ...] = ()
-    label: LabelLook = field(default_factory=LabelLook)
+    label: LabelSummary = field(default_factory=LabelSummary)
 
 
 @dataclass(frozen=True)

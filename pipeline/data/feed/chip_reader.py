@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.chips import raw_chip
-from pipeline.data.chips.raw_chip import Cut
+from pipeline.data.chips.raw_chip import RawChip
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.chips.statistics.per_scene import SceneValues
 from pipeline.data.feed import coalesce
@@ -28,7 +28,7 @@ _TILE: Final = (512, 512)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WindowRequest:
     """A window of the scene at a position in the split; `key` is the caller's."""
 
     key: int
@@ -37,7 +37,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Reads:
+class ChipReader:
     """Where windows come from. Files that changed since they were indexed are refused.
 
     `side` is the height and width in pixels of what windows become; `shards` is where prepared shards are, "" without.
@@ -58,7 +58,7 @@ class Reads:
     def _values(self) -> dict[int, SceneValues]:
         return {}
 
-    def one(self, scene: int, window: Window) -> Cut:
+    def one(self, scene: int, window: Window) -> RawChip:
         """What lies at a window, resampled to `side`.
 
         Raises:
@@ -66,9 +66,9 @@ class Reads:
         """
         return self._read(scene, window, (self.side, self.side))
 
-    def many(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, Cut | DataError]]:
+    def many(self, wanted: Sequence[WindowRequest]) -> Iterator[tuple[int, RawChip | DataError]]:
         """What lies at each window, or why it cannot be read, by its key; in any order, equal to `one`."""
-        of_scene: dict[int, list[Wanted]] = {}
+        of_scene: dict[int, list[WindowRequest]] = {}
         for each in wanted:
             of_scene.setdefault(each.scene, []).append(each)
         for group in of_scene.values():
@@ -87,7 +87,7 @@ class Reads:
             self._values[scene] = per_scene.measure(read, of.height, of.width, of.slices)
         return self._values[scene]
 
-    def _together(self, group: list[Wanted]) -> list[list[Wanted]]:
+    def _together(self, group: list[WindowRequest]) -> list[list[WindowRequest]]:
         """Windows of a scene to be read as one."""
         scene = self.scenes[group[0].scene]
         # Where pixels are resampled, those at the rim of a window could be made of others than inside a larger one.
@@ -103,7 +103,7 @@ class Reads:
         found = coalesce.clusters(windows, tile, (scene.height + row, scene.width + col))
         return [[group[position] for position in members] for members in found]
 
-    def _read_together(self, group: Sequence[Wanted]) -> Iterator[tuple[int, Cut | DataError]]:
+    def _read_together(self, group: Sequence[WindowRequest]) -> Iterator[tuple[int, RawChip | DataError]]:
         if len(group) > 1:
             whole = coalesce.union([each.window for each in group])
             try:
@@ -123,7 +123,7 @@ class Reads:
             except DataError as error:
                 yield each.key, error
 
-    def _read(self, position: int, window: Window, shape: tuple[int, int] | None) -> Cut:
+    def _read(self, position: int, window: Window, shape: tuple[int, int] | None) -> RawChip:
         scene = self.scenes[position]
         found = None if self._shards is None else self._prepared(self._shards, scene, window, shape)
         if found is not None:
@@ -131,7 +131,7 @@ class Reads:
         staleness.check(scene, self.classes, self.data)
         return raw_chip.read(scene, window, self.classes, nodata=self.data.nodata, data=self.data, shape=shape)
 
-    def _prepared(self, shards: Shards, scene: Scene, window: Window, shape: tuple[int, int] | None) -> Cut | None:
+    def _prepared(self, shards: Shards, scene: Scene, window: Window, shape: tuple[int, int] | None) -> RawChip | None:
         """What lies at a window, if shards can tell: they hold the finest level only."""
         if shape in (None, (window.height, window.width)):
             return shards.read(scene.id, window)

@@ -14,13 +14,13 @@ from pipeline.data.chips import quarantine, raw_chip
 from pipeline.data.chips.augmentation import augment
 from pipeline.data.chips.augmentation.augment import Augmentation
 from pipeline.data.chips.quarantine import Replaced
-from pipeline.data.chips.raw_chip import Cut
+from pipeline.data.chips.raw_chip import RawChip
 from pipeline.data.chips.sampling.class_index import Presence
 from pipeline.data.chips.sampling.order import ChipRef, Order, words
 from pipeline.data.chips.sampling.window_draw import Worst, worst_windows
 from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.data.chips.statistics.normalise import Normalisation
-from pipeline.data.feed.chip_reader import Reads, Wanted
+from pipeline.data.feed.chip_reader import ChipReader, WindowRequest
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters import raster_io
 from pipeline.data.rasters.windows import Window
@@ -164,9 +164,9 @@ class Plan:
         return augment.margin(self.data.augment, self.data.sampling.size)
 
     @cached_property
-    def _reads(self) -> Reads:
+    def _reads(self) -> ChipReader:
         side = self.data.sampling.size + 2 * self._margin
-        return Reads(self.scenes, self.classes, self.data, self.digest, side, self.shards)
+        return ChipReader(self.scenes, self.classes, self.data, self.digest, side, self.shards)
 
     @property
     def chip_bytes(self) -> int:
@@ -213,7 +213,7 @@ class Plan:
             Which chips are made of other windows than the order says, because theirs could not be read.
         """
         refs = [self.order.chip(number) for number in numbers]
-        wanted = [Wanted(place, ref.scene, self._window(ref)) for place, ref in enumerate(refs)]
+        wanted = [WindowRequest(place, ref.scene, self._window(ref)) for place, ref in enumerate(refs)]
         replaced = []
         with raster_io.session():
             for place, found in self._reads.many(wanted):
@@ -226,7 +226,7 @@ class Plan:
                 self._make(found, ref, scene, (images[place], masks[place]))
         return replaced
 
-    def _make(self, cut: Cut, ref: ChipRef, scene: int, out: tuple[NDArray[Any], NDArray[np.uint8]]) -> None:
+    def _make(self, cut: RawChip, ref: ChipRef, scene: int, out: tuple[NDArray[Any], NDArray[np.uint8]]) -> None:
         """A chip of what was cut for it, or in its place, from a scene: it is augmented alike."""
         if not self.by_scene:
             self._augmentation(*cut.finished(self.fill), ref.epoch, ref.index, out=out)
@@ -247,7 +247,7 @@ class Plan:
         down, right = (self._margin * side // self.data.sampling.size for side in (height, width))
         return Window(row - down, col - right, height + 2 * down, width + 2 * right, level)
 
-    def _another(self, ref: ChipRef, error: DataError) -> tuple[int, Cut]:
+    def _another(self, ref: ChipRef, error: DataError) -> tuple[int, RawChip]:
         """Scene and window to use instead: those of another chip of the epoch, drawn by the number alone."""
         for attempt in range(_ATTEMPTS):
             (word,) = words("instead", self.digest, self.seed, ref.epoch, ref.index, attempt, count=1)

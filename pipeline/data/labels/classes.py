@@ -126,7 +126,7 @@ class Classes:
         """
         mask, strange = self.mask(label, np.ones(label.shape[-2:], np.bool_) if valid is None else valid)
         if strange is not None:
-            raise self.refusal(strangers(label, strange), scene)
+            raise self.refusal(unknown_values(label, strange), scene)
         return mask
 
     def mask(
@@ -158,7 +158,7 @@ class Classes:
         """Count the valid pixels of a label ([H, W] or [3, H, W]): per class [K], and per value without a class."""
         ids = self.ids(label)
         counts = np.bincount(ids[valid], minlength=UNKNOWN + 1)[: len(self)]
-        return counts, strangers(label, valid & (ids == UNKNOWN))
+        return counts, unknown_values(label, valid & (ids == UNKNOWN))
 
     def ids(self, label: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
         """Class ids, IGNORE and UNKNOWN of label values [H, W] or colours [3, H, W], as a new array [H, W]."""
@@ -287,7 +287,7 @@ class Classes:
 _Spans = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]
 
 
-def strangers(label: NDArray[np.integer[Any]], where: NDArray[np.bool_]) -> Counter[int | str]:
+def unknown_values(label: NDArray[np.integer[Any]], where: NDArray[np.bool_]) -> Counter[int | str]:
     """Label values at some pixels [H, W] of a label ([H, W], or [3, H, W] colours), and how many pixels have them."""
     values = pack(label[:, where]) if label.ndim == 3 else label[where]
     found, pixels = np.unique(values, return_counts=True)

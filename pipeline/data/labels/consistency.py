@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from pipeline.data.labels.classes import UNKNOWN, Classes
-from pipeline.data.labels.summary import LabelLook
+from pipeline.data.labels.summary import LabelSummary
 from pipeline.errors import DataError, LabelError
 from pipeline.text import some
 
 
 def contradictions(
-    looks: Mapping[str, LabelLook], class_counts: Mapping[str, Sequence[int]], classes: Classes
+    looks: Mapping[str, LabelSummary], class_counts: Mapping[str, Sequence[int]], classes: Classes
 ) -> list[DataError]:
     """What makes the labels unusable as a whole.
 
@@ -25,7 +25,7 @@ def contradictions(
     return found or _all_missed(looks, len(class_counts))
 
 
-def declared_nodata(looks: Mapping[str, LabelLook], classes: Classes, *, planes: bool = False) -> str:
+def declared_nodata(looks: Mapping[str, LabelSummary], classes: Classes, *, planes: bool = False) -> str:
     """A warning about values that files declare nodata, or transparent, and a class claims; empty if there are none.
 
     Args:
@@ -56,7 +56,7 @@ def declared_nodata(looks: Mapping[str, LabelLook], classes: Classes, *, planes:
 
 
 def _never_valid(
-    looks: Mapping[str, LabelLook], class_counts: Mapping[str, Sequence[int]], classes: Classes
+    looks: Mapping[str, LabelSummary], class_counts: Mapping[str, Sequence[int]], classes: Classes
 ) -> list[DataError]:
     problems: list[DataError] = []
     for position, name in enumerate(classes.names):
@@ -77,7 +77,7 @@ def _never_valid(
     return problems
 
 
-def _all_missed(looks: Mapping[str, LabelLook], num_scenes: int) -> list[DataError]:
+def _all_missed(looks: Mapping[str, LabelSummary], num_scenes: int) -> list[DataError]:
     """What is wrong if no shape of any vector file touches its scene, though the files have shapes."""
     missed = {i: seen.missed for i, seen in sorted(looks.items()) if seen.missed}
     if not missed or len(missed) < num_scenes:
@@ -92,7 +92,7 @@ def _all_missed(looks: Mapping[str, LabelLook], num_scenes: int) -> list[DataErr
     ]
 
 
-def _different_palettes(looks: Mapping[str, LabelLook]) -> list[DataError]:
+def _different_palettes(looks: Mapping[str, LabelSummary]) -> list[DataError]:
     first: dict[int, tuple[str, str]] = {}
     for scene, seen in sorted(looks.items()):
         for index, color in seen.palette:

@@ -64,7 +64,7 @@ def encode(scene: Scene, window: Window, classes: Classes, data: Data) -> Encode
     if vectors.is_vector(scene.label):
         found = shapes_of(scene, classes, data)
         burned = rasterize.burn(found, scene.grid, window, planes=planes, all_touched=data.label.all_touched)
-        encoded = Encoded(burned, found.strangers)
+        encoded = Encoded(burned, found.unknown_values)
     else:
         encoded = raster_labels.read(scene, window, classes, data)
     if scene.aoi is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.labels import palettes, slide_levels, vectors
 from pipeline.data.labels.alignment import Read, read_aligned
-from pipeline.data.labels.classes import IGNORE, Classes, strangers
+from pipeline.data.labels.classes import IGNORE, Classes, unknown_values
 from pipeline.data.rasters import gdal_env, raster_io
 from pipeline.data.rasters.grids import Grid, RasterInfo, to_pixels
 from pipeline.data.rasters.windows import Window
@@ -35,7 +35,7 @@ class Encoded(NamedTuple):
     """
 
     mask: NDArray[np.uint8]
-    strangers: Counter[Any]
+    unknown_values: Counter[Any]
     claimed: Counter[Any] = Counter()
 
 
@@ -114,11 +114,11 @@ def annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.
 
 def _encode(found: _Label, classes: Classes) -> Encoded:
     mask, strange = classes.mask(found.values, found.valid)
-    return Encoded(mask, Counter() if strange is None else strangers(found.values, strange), _claimed(found))
+    return Encoded(mask, Counter() if strange is None else unknown_values(found.values, strange), _claimed(found))
 
 
 def _claimed(found: _Label) -> Counter[Any]:
-    return Counter() if found.hidden is None else strangers(found.values, found.hidden)
+    return Counter() if found.hidden is None else unknown_values(found.values, found.hidden)
 
 
 def _colors(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> Encoded:

@@ -43,7 +43,7 @@ class Shapes:
 
     geometry: NDArray[np.object_]
     ids: NDArray[np.uint8]
-    strangers: Counter[Any]
+    unknown_values: Counter[Any]
     num_shapes: int
     num_repaired: int
     num_empty: int
@@ -78,15 +78,15 @@ def as_labels(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale, class
     placed = place(uri, columns(data), grid, origin, scale, data.label.buffer, data.label.crs)
     found = placed.table.columns[data.label.attribute] if data.label.attribute else None
     ids = np.full(len(placed.who), 0 if len(classes) == 1 else 1, np.int64)
-    strangers: Counter[Any] = Counter()
+    unknown_values: Counter[Any] = Counter()
     if found is not None:
         ids = np.array([_id_of(found[i], classes) for i in placed.who], np.int64)
-        strangers.update("null" if found[i] is None else found[i] for i in np.unique(placed.who[ids == UNKNOWN]))
+        unknown_values.update("null" if found[i] is None else found[i] for i in np.unique(placed.who[ids == UNKNOWN]))
     elif data.task == "multilabel" and len(classes) > 1:
         raise LabelError(f"{uri}: nothing says which class a shape is of", "set data.label.attribute")
     rank = _rank(placed, ids, data)
     keep = rank[ids[rank] != UNKNOWN]
-    return _shapes(placed, grid, keep, ids[keep], strangers)
+    return _shapes(placed, grid, keep, ids[keep], unknown_values)
 
 
 def as_area(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale) -> Shapes:
@@ -96,7 +96,7 @@ def as_area(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale) -> Shap
 
 
 def _shapes(
-    placed: Placed, grid: Grid, order: NDArray[np.int64], ids: NDArray[np.int64], strangers: Counter[Any]
+    placed: Placed, grid: Grid, order: NDArray[np.int64], ids: NDArray[np.int64], unknown_values: Counter[Any]
 ) -> Shapes:
     """Shapes in this order, which have these ids, in pieces."""
     parts, whole = parts_of(placed.geometry[order])
@@ -108,7 +108,7 @@ def _shapes(
     return Shapes(
         geometry=array,
         ids=np.array([i for _, i in pieces], np.uint8),
-        strangers=strangers,
+        unknown_values=unknown_values,
         num_shapes=len(who),
         num_repaired=int(placed.table.repaired[who].sum()),
         num_empty=placed.table.num_empty,

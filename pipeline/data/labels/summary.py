@@ -17,7 +17,7 @@ from pipeline.data.labels.shapes import Shapes
 from pipeline.data.rasters.grids import Grid, RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import geojson_footprints
-from pipeline.data.scenes.scene import Found, Scene
+from pipeline.data.scenes.scene import Scene, SceneFiles
 from pipeline.errors import DataError, SceneError
 from pipeline.recipe import Data
 
@@ -26,7 +26,7 @@ _MAX_STRANGERS: Final = 1000
 
 
 @dataclass(frozen=True)
-class LabelLook:
+class LabelSummary:
     """What one label holds.
 
     Attributes:
@@ -65,7 +65,7 @@ class LabelLook:
 
 
 @dataclass(frozen=True)
-class FootprintLook:
+class FootprintSummary:
     """What one footprint holds.
 
     Attributes:
@@ -86,20 +86,20 @@ class _Count:
     classes: np.ndarray[Any, np.dtype[np.int64]]
     hidden: np.ndarray[Any, np.dtype[np.int64]]
     annotated: int = 0
-    strangers: Counter[Any] = field(default_factory=Counter)
+    unknown_values: Counter[Any] = field(default_factory=Counter)
     claimed: Counter[Any] = field(default_factory=Counter)
     palette: dict[int, str] = field(default_factory=dict)
     digest: Any = field(default_factory=lambda: blake2b(digest_size=8))
 
 
-def look(
-    found: Found,
+def summarise(
+    found: SceneFiles,
     info: RasterInfo,
     classes: Classes,
     data: Data,
     *,
     part: tuple[int, int, int, int] | None = None,
-) -> LabelLook:
+) -> LabelSummary:
     """Look at the label and the area of interest of one scene, window by window.
 
     Args:
@@ -113,38 +113,38 @@ def look(
         Nothing is raised that concerns the files: see `problems`.
     """
     if found.label is None:
-        return LabelLook()
+        return LabelSummary()
     row, col, height, width = part or (0, 0, info.grid.height, info.grid.width)
     scene = _scene(found, info, info.grid.part(row, col, height, width), (row, col))
     problems = [p for uri in (found.label, found.aoi) if uri is not None for p in _misplaced(uri, found, info, data)]
     if problems:
-        return LabelLook(problems=tuple(problems))
+        return LabelSummary(problems=tuple(problems))
     try:
         counted = _count(scene, info, classes, data)
-        if counted.strangers:
-            raise masks.refusal(counted.strangers, scene, classes)
+        if counted.unknown_values:
+            raise masks.refusal(counted.unknown_values, scene, classes)
         return _told(scene, counted, classes, data)
     except DataError as error:
-        return LabelLook(problems=(error,))
+        return LabelSummary(problems=(error,))
 
 
-def remembered(label: str | None, class_counts: Sequence[int], classes: Classes, data: Data) -> LabelLook:
+def remembered(label: str | None, class_counts: Sequence[int], classes: Classes, data: Data) -> LabelSummary:
     """What the header of a label that was counted before still says: its palette, as far as its classes occur.
 
     Of classes with several values it is not known which of them occur.
     """
     if label is None or not any(class_counts) or vectors.is_vector(label):
-        return LabelLook(class_counts=tuple(class_counts))
+        return LabelSummary(class_counts=tuple(class_counts))
     single = {position for position, values in enumerate(classes.values) if len(values) == 1}
     palette = {
         index: color
         for index, color in raster_labels.indices_of(label, classes, data).items()
         if (position := classes.id_of(index)) in single and class_counts[position]
     }
-    return LabelLook(class_counts=tuple(class_counts), palette=tuple(sorted(palette.items())))
+    return LabelSummary(class_counts=tuple(class_counts), palette=tuple(sorted(palette.items())))
 
 
-def look_at_footprint(found: Found, info: RasterInfo, data: Data, *, whole: bool = True) -> FootprintLook:
+def summarise_footprint(found: SceneFiles, info: RasterInfo, data: Data, *, whole: bool = True) -> FootprintSummary:
     """Look at the footprint of one scene.
 
     Args:
@@ -158,24 +158,24 @@ def look_at_footprint(found: Found, info: RasterInfo, data: Data, *, whole: bool
     """
     uri = found.footprint
     if uri is None:
-        return FootprintLook()
+        return FootprintSummary()
     scene = _scene(found, info, info.grid, (0, 0))
     problems = _misplaced(uri, found, info, data, "footprint")
     try:
         if problems or not whole:
             beside = not problems and aoi.is_drawn(uri) and aoi.drawn(scene, uri, data).num_shapes == 0
-            return FootprintLook("", geojson_footprints.name(uri) if beside else "", tuple(problems))
+            return FootprintSummary("", geojson_footprints.name(uri) if beside else "", tuple(problems))
         digest, beside = blake2b(digest_size=8), True
         for window in _windows(scene):
             inside = aoi.inside(scene, uri, window, data)
             digest.update(np.packbits(inside).tobytes())
             beside = beside and not inside.any()
-        return FootprintLook(digest.hexdigest(), geojson_footprints.name(uri) if beside else "")
+        return FootprintSummary(digest.hexdigest(), geojson_footprints.name(uri) if beside else "")
     except DataError as error:
-        return FootprintLook(problems=(SceneError(f"scene {found.id}: footprint: {error.message}", error.hint),))
+        return FootprintSummary(problems=(SceneError(f"scene {found.id}: footprint: {error.message}", error.hint),))
 
 
-def _scene(found: Found, info: RasterInfo, grid: Grid, origin: tuple[int, int]) -> Scene:
+def _scene(found: SceneFiles, info: RasterInfo, grid: Grid, origin: tuple[int, int]) -> Scene:
     return Scene(
         id=found.id,
         image=found.image,
@@ -194,7 +194,7 @@ def _scene(found: Found, info: RasterInfo, grid: Grid, origin: tuple[int, int]) 
     )
 
 
-def _misplaced(uri: str, found: Found, info: RasterInfo, data: Data, what: str = "label") -> list[DataError]:
+def _misplaced(uri: str, found: SceneFiles, info: RasterInfo, data: Data, what: str = "label") -> list[DataError]:
     """What is wrong with the header of a label, area of interest or footprint, and with where it lies."""
     try:
         if geojson_footprints.is_outline(uri):
@@ -231,7 +231,7 @@ def _count(scene: Scene, info: RasterInfo, classes: Classes, data: Data) -> _Cou
     hides = aoi.hides(scene, info, data)
     vector = vectors.is_vector(str(scene.label))
     for window in _windows(scene):
-        mask, strangers, claimed = masks.encode(scene, window, classes, data)
+        mask, unknown_values, claimed = masks.encode(scene, window, classes, data)
         total.claimed += claimed
         if not vector:
             total.palette |= raster_labels.indices(scene, window, classes, data)
@@ -243,8 +243,8 @@ def _count(scene: Scene, info: RasterInfo, classes: Classes, data: Data) -> _Cou
             total.hidden += counts - visible
             counts = visible
         total.classes += counts
-        total.strangers = strangers if vector else total.strangers + strangers
-        if len(total.strangers) > _MAX_STRANGERS:
+        total.unknown_values = unknown_values if vector else total.unknown_values + unknown_values
+        if len(total.unknown_values) > _MAX_STRANGERS:
             break  # this is no label, and its values would not fit into memory
     return total
 
@@ -265,12 +265,12 @@ def _per_class(mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None, num_cla
     return np.bincount((mask if valid is None else mask[valid]).ravel(), minlength=IGNORE + 1)[:num_classes]
 
 
-def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelLook:
+def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelSummary:
     drawn = masks.shapes_of(scene, classes, data) if vectors.is_vector(str(scene.label)) else None
     warnings = [] if drawn is None else _about(drawn, scene)
     if counted.annotated == 0:
         warnings.append(f"scene {scene.id}: nothing in it is annotated")
-    return LabelLook(
+    return LabelSummary(
         stamp=counted.digest.hexdigest(),
         class_counts=tuple(int(c) for c in counted.classes),
         hidden_counts=tuple(int(c) for c in counted.hidden),

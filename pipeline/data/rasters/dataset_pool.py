@@ -22,7 +22,7 @@ class Closes(Protocol):
 HandleT = TypeVar("HandleT", bound=Closes)
 
 
-class Handles(Generic[HandleT]):
+class DatasetPool(Generic[HandleT]):
     """Handles by URI, the ones of a thread for that thread only. A local file that was replaced is opened anew.
 
     `limit` is the most that one thread keeps, and `total` the most that all threads together do, except that each may

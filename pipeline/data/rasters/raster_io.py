@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.data.rasters import gdal_env, resampling
-from pipeline.data.rasters.dataset_pool import Handles
+from pipeline.data.rasters.dataset_pool import DatasetPool
 from pipeline.data.rasters.dtypes import DTYPES, Rule, as_image, image_dtype, not_nodata
 from pipeline.data.rasters.formats.band_files import BandsReader
 from pipeline.data.rasters.formats.band_selection import choose
@@ -327,10 +327,10 @@ def _reader(uri: str, label: bool, reading: Reading) -> Reader:
     handles = _handles.get(key)
     if handles is None:
         limits = (_PARTS_PER_THREAD, _PARTS) if apart else (_HANDLES_PER_THREAD, _HANDLES)
-        handles = _handles.setdefault(key, Handles(partial(_open, label=label, reading=reading), *limits))
+        handles = _handles.setdefault(key, DatasetPool(partial(_open, label=label, reading=reading), *limits))
     if not apart:
         return handles.get(uri)
     return choose(uri, _together(uri, [handles.get(part) for part in uri.split(_BETWEEN)], label, reading), bands)
 
 
-_handles: dict[tuple[bool, bool, Reading], Handles[Reader]] = {}
+_handles: dict[tuple[bool, bool, Reading], DatasetPool[Reader]] = {}

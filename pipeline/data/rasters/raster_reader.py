@@ -88,7 +88,7 @@ def present(reader: Reader, window: Window) -> NDArray[np.bool_]:
     return reader.present(window) if isinstance(reader, DeclaresNodata) else reader.read(window)[1]
 
 
-class Told:
+class ReaderBase:
     """What `info` says by itself, of readers that have it from the beginning."""
 
     info: RasterInfo

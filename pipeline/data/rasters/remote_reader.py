@@ -17,7 +17,7 @@ from pipeline import store
 from pipeline.data.rasters import gdal_env, raster_reader
 from pipeline.data.rasters.grids import Grid, RasterInfo
 from pipeline.data.rasters.raster_reader import Reader
-from pipeline.data.rasters.tile_cache import Cells, Pixels
+from pipeline.data.rasters.tile_cache import Pixels, TileCache
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import StorageError
 
@@ -48,7 +48,7 @@ class RemoteReader:
             StorageError: the store forbids it or does not answer, also after several tries.
         """
         self.uri, self._opener, self._variant = uri, opener, variant
-        self._reader = patiently(uri, opener)
+        self._reader = with_retries(uri, opener)
 
     @cached_property
     def height(self) -> int:
@@ -78,12 +78,12 @@ class RemoteReader:
     @cached_property
     def grid(self) -> Grid:
         """Where the pixels of the finest level lie."""
-        return patiently(self.uri, lambda: self._reader.grid, self._reopen)
+        return with_retries(self.uri, lambda: self._reader.grid, self._reopen)
 
     @cached_property
     def info(self) -> RasterInfo:
         """What the header says."""
-        return patiently(self.uri, lambda: self._reader.info, self._reopen)
+        return with_retries(self.uri, lambda: self._reader.info, self._reopen)
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Values as delivered [C, h, w] and validity [h, w] of a window inside the raster, in pixels of `level`.
@@ -94,7 +94,7 @@ class RemoteReader:
         """
 
         def source(area: Window) -> Pixels:
-            return patiently(self.uri, lambda: self._reader.read(area, bands, level), self._reopen)
+            return with_retries(self.uri, lambda: self._reader.read(area, bands, level), self._reopen)
 
         cache = store.shared_cache()
         if cache is None:
@@ -107,17 +107,17 @@ class RemoteReader:
         Raises:
             SceneError, StorageError: as for `read`.
         """
-        return patiently(self.uri, lambda: raster_reader.present(self._reader, window), self._reopen)
+        return with_retries(self.uri, lambda: raster_reader.present(self._reader, window), self._reopen)
 
     def close(self) -> None:
         """Release the file."""
         self._reader.close()
 
-    def _cells(self, level: int, bands: tuple[int, ...] | None) -> Cells:
+    def _cells(self, level: int, bands: tuple[int, ...] | None) -> TileCache:
         stamp = _stamp(self.uri, os.getpid(), int(time.monotonic() // _STAMP_S))
         height, width = self.info.levels[level] if self.info.levels else (self.height, self.width)
         name = json.dumps(["cell", self.uri, stamp, self._variant, level, bands])
-        return Cells(name, height, width, self.info.tile)
+        return TileCache(name, height, width, self.info.tile)
 
     def _reopen(self) -> None:
         try:
@@ -127,7 +127,7 @@ class RemoteReader:
         self._reader = self._opener()
 
 
-def patiently(uri: str, attempt: Callable[[], ResultT], again: Callable[[], Any] | None = None) -> ResultT:
+def with_retries(uri: str, attempt: Callable[[], ResultT], again: Callable[[], Any] | None = None) -> ResultT:
     """`attempt`, with GDAL set up, and a few times more where a store was throttling, away, or only seemed damaged.
 
     Args:

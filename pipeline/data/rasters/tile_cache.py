@@ -29,7 +29,7 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
-class Cells:
+class TileCache:
     """The cells of one level of a raster.
 
     `name` tells everything that the pixels depend on: URI, stamp, way of reading, level, bands. `tile` is the height

@@ -14,7 +14,7 @@ from pipeline import store
 from pipeline.data.scenes import listings, pairing, pattern_suggestion
 from pipeline.data.scenes.listings import Listed
 from pipeline.data.scenes.pointer_files import said, unfetched
-from pipeline.data.scenes.scene import Found
+from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import ManifestError
 from pipeline.recipe import Data
 from pipeline.recipe.data import STAC
@@ -28,14 +28,14 @@ PAIR_BY: Final = "pair all of them by data."
 
 
 @dataclass(frozen=True)
-class Survey:
+class Discovery:
     """What lies in a folder: scenes by id, of which some may lack a label or have two, and what is wrong with that.
 
     `spare` says which labels belong to no image, "" if none; it is among the problems if there are others.
     """
 
     root: str
-    found: tuple[Found, ...]
+    found: tuple[SceneFiles, ...]
     problems: tuple[str, ...]
     hint: str
     spare: str = ""
@@ -50,7 +50,7 @@ class Survey:
         return ManifestError("\n  ".join([said, *self.problems]), self.hint)
 
 
-def find(data: Data) -> list[Found]:
+def find(data: Data) -> list[SceneFiles]:
     """The scenes of a data section, sorted by id. Local paths are absolute.
 
     Raises:
@@ -62,7 +62,7 @@ def find(data: Data) -> list[Found]:
     return list(seen.found)
 
 
-def survey(data: Data) -> Survey:
+def survey(data: Data) -> Discovery:
     """The same, with what is wrong beside what is there, so that the scenes can be looked at all the same.
 
     Labels without an image are only said in the log if nothing else is wrong: the others can be used without them.
@@ -94,13 +94,13 @@ def survey(data: Data) -> Survey:
     elif spare:
         logger.warning("%s", spare)
     first = {i: (label_of.get(i, [None])[0], areas.get(i, [None])[0], footprint_of.get(i)) for i in images}
-    found = tuple(Found(i, images[i], *first[i]) for i in sorted(images) if images[i])
+    found = tuple(SceneFiles(i, images[i], *first[i]) for i in sorted(images) if images[i])
     hint, paired = f"check {_looked_at(data)}", ""
     if data.labels is not None and any(i not in label_of for i in images) and data.bands_apart is None:
         paired = pattern_suggestion.line(
             [image.split(FILE_SEPARATOR)[0] for image in images.values()], data.labels, root
         )
-    seen = Survey(root, found, tuple(problems), f"{PAIR_BY}{paired}" if paired else hint, spare)
+    seen = Discovery(root, found, tuple(problems), f"{PAIR_BY}{paired}" if paired else hint, spare)
     if problems and data.labels is not None and not label_of:
         raise seen.error()  # a pattern is wrong, not the files: they need not be opened
     return seen

@@ -46,7 +46,7 @@ class AlphaValues:
 
 
 @dataclass(frozen=True)
-class Oddities:
+class FileNotices:
     """What is unusual about one image: its alpha, and bands whose nodata value lies among valid pixels."""
 
     alpha: AlphaValues | None = None
@@ -74,13 +74,13 @@ def alpha_values(uri: str, info: RasterInfo, reading: Reading) -> AlphaValues | 
     return AlphaValues(len(found), float(counts[inner].sum() / counts.sum()))
 
 
-def of_image(uri: str, info: RasterInfo, data: Data) -> Oddities:
+def of_image(uri: str, info: RasterInfo, data: Data) -> FileNotices:
     """Look at the first, middle and last block of an image that has alpha, or several bands with nodata.
 
     Raises:
         SceneError: it cannot be read.
     """
-    return Oddities(alpha_values(uri, info, data.reading), _nodata(uri, info, data))
+    return FileNotices(alpha_values(uri, info, data.reading), _nodata(uri, info, data))
 
 
 def _nodata(uri: str, info: RasterInfo, data: Data) -> tuple[tuple[str, float], ...]:
@@ -110,7 +110,7 @@ def _is_foreign(value: float, values: NDArray[Any]) -> bool:
     return away > _APART * (high - low) or value < 0 <= low
 
 
-def warnings(found: Mapping[str, Oddities], infos: Mapping[str, RasterInfo], data: Data) -> list[str]:
+def warnings(found: Mapping[str, FileNotices], infos: Mapping[str, RasterInfo], data: Data) -> list[str]:
     """What there is to say about scenes, one line for all scenes that have the same.
 
     Args:

@@ -17,9 +17,9 @@ from pipeline.data.labels import summary as label_summary
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters.grids import RasterInfo
 from pipeline.data.scenes import band_matching, discovery, file_notices, inspection, staleness
-from pipeline.data.scenes.inspection import Look
+from pipeline.data.scenes.inspection import Inspection
 from pipeline.data.scenes.manifest import Manifest
-from pipeline.data.scenes.scene import Found, Scene
+from pipeline.data.scenes.scene import Scene, SceneFiles
 from pipeline.data.scenes.splits import assign
 from pipeline.data.scenes.splits.assign import ScenePart
 from pipeline.errors import DataError, ManifestError, PipelineError
@@ -60,7 +60,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     before, seen = _before(recipe), _seen(found)
     known = _known(before, found, seen)
     looks = _remembered(before, known)
-    looks |= inspection.look_at_all([f for f in found if f.id not in known], classes, data, progress)
+    looks |= inspection.inspect_scenes([f for f in found if f.id not in known], classes, data, progress)
     found, quarantined, unreadable = _sorted_out(found, looks, data.on_error)
     problems: list[DataError] = [*survey.errors(), *unreadable]
     infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
@@ -74,7 +74,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     bands = band_matching.matched(infos, data)
     if before is not None and known and (bands.file_bands or bands.bands) != (before.file_bands or before.bands):
         # What the last manifest tells of their bands is not all that their files hold.
-        looks |= inspection.look_at_all([f for f in found if f.id in known], classes, data, progress)
+        looks |= inspection.inspect_scenes([f for f in found if f.id in known], classes, data, progress)
         problems += [problem for i in known if i in looks for problem in looks[i].problems]
         infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
         bands = band_matching.matched(infos, data)
@@ -203,7 +203,7 @@ def _before(recipe: Recipe) -> Manifest | None:
     return None if _differing(before.data, recipe.data.model_dump(mode="json")) - {"split"} else before
 
 
-def _seen(found: Sequence[Found]) -> dict[str, str]:
+def _seen(found: Sequence[SceneFiles]) -> dict[str, str]:
     """For each scene 16 hex digits of the sizes and dates, or ETags, of its files; "" where one is missing."""
 
     stamps = staleness.stamps(file for f in found for file in f.files)
@@ -213,7 +213,7 @@ def _seen(found: Sequence[Found]) -> dict[str, str]:
     }
 
 
-def _known(before: Manifest | None, found: Sequence[Found], seen: Mapping[str, str]) -> dict[str, Scene]:
+def _known(before: Manifest | None, found: Sequence[SceneFiles], seen: Mapping[str, str]) -> dict[str, Scene]:
     """Scenes of the last manifest whose files are the same."""
     if before is None:
         return {}
@@ -227,13 +227,13 @@ def _known(before: Manifest | None, found: Sequence[Found], seen: Mapping[str, s
     }
 
 
-def _remembered(before: Manifest | None, known: Mapping[str, Scene]) -> dict[str, Look]:
+def _remembered(before: Manifest | None, known: Mapping[str, Scene]) -> dict[str, Inspection]:
     """What looking at these scenes again would tell."""
     if before is None:
         return {}
     bands = before.file_bands or before.bands
     return {
-        i: Look(
+        i: Inspection(
             RasterInfo(s.grid, bands, before.dtype, s.slices),
             s.stamp,
             s.class_counts,
@@ -254,8 +254,8 @@ def _common_nodata(headers: Iterable[RasterInfo], before: Manifest | None) -> fl
 
 
 def _sorted_out(
-    found: Sequence[Found], looks: Mapping[str, Look], on_error: Any
-) -> tuple[list[Found], list[tuple[str, str]], list[DataError]]:
+    found: Sequence[SceneFiles], looks: Mapping[str, Inspection], on_error: Any
+) -> tuple[list[SceneFiles], list[tuple[str, str]], list[DataError]]:
     """Scenes to use, id and reason of those to leave out, and what is wrong if they must not be left out."""
     problems = {f.id: looks[f.id].problems for f in found if looks[f.id].problems}
     if not isinstance(on_error, Quarantine) or len(problems) > on_error.max or len(problems) == len(found):
@@ -267,12 +267,14 @@ def _sorted_out(
 
 
 def _scene(
-    part: ScenePart, found: Found, info: RasterInfo, look: Look, seen: Mapping[str, str], recipe: Recipe
+    part: ScenePart, found: SceneFiles, info: RasterInfo, look: Inspection, seen: Mapping[str, str], recipe: Recipe
 ) -> Scene:
     box = (*part.origin, part.height, part.width)
     grid, counts = info.grid.part(*box), look.class_counts
     if found.label is not None and (part.height, part.width) != (info.grid.height, info.grid.width):
-        counts = label_summary.look(found, info, Classes.from_section(recipe.data), recipe.data, part=box).class_counts
+        counts = label_summary.summarise(
+            found, info, Classes.from_section(recipe.data), recipe.data, part=box
+        ).class_counts
     return Scene(
         id=part.id,
         image=found.image,

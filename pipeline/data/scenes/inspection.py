@@ -11,12 +11,12 @@ from typing import Final
 
 from pipeline.data.labels import summary
 from pipeline.data.labels.classes import Classes
-from pipeline.data.labels.summary import LabelLook
+from pipeline.data.labels.summary import LabelSummary
 from pipeline.data.rasters import raster_io
 from pipeline.data.rasters.grids import RasterInfo
 from pipeline.data.scenes import file_notices
-from pipeline.data.scenes.file_notices import Oddities
-from pipeline.data.scenes.scene import Found
+from pipeline.data.scenes.file_notices import FileNotices
+from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import DataError, ManifestError
 from pipeline.log import Advance
 from pipeline.recipe import Data
@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 
 _THREADS: Final = min(16, 2 * (os.cpu_count() or 1))
 _MAX_SHOWN: Final = 50
-_NOTHING: Final = Oddities()
+_NOTHING: Final = FileNotices()
 BENT: Final = "control points fit no affine transform"
 """What a reader says of the format of an image that is bent, and therefore read without coordinates."""
 
 
-def look_at_all(
-    found: Sequence[Found], classes: Classes, data: Data, progress: Advance | None = None
-) -> dict[str, Look]:
-    """Look at every scene, in threads; the result is by id. Nothing is raised that concerns single scenes."""
-    looks: dict[str, Look] = {}
+def inspect_scenes(
+    found: Sequence[SceneFiles], classes: Classes, data: Data, progress: Advance | None = None
+) -> dict[str, Inspection]:
+    """Inspect every scene, in threads; the result is by id. Nothing is raised that concerns single scenes."""
+    looks: dict[str, Inspection] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        futures = {pool.submit(look_at, f, classes, data): f.id for f in found}
+        futures = {pool.submit(inspect_scene, f, classes, data): f.id for f in found}
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 looks[futures[future]] = future.result()
@@ -48,12 +48,12 @@ def look_at_all(
     return looks
 
 
-def look_at(found: Found, classes: Classes, data: Data) -> Look:
+def inspect_scene(found: SceneFiles, classes: Classes, data: Data) -> Inspection:
     """Open image, label and footprint of one scene, compare their grids, count the label's classes."""
     problems: list[DataError] = []
     info: RasterInfo | None = None
     stamps: list[str] = []
-    label = LabelLook()
+    label = LabelSummary()
     odd = _NOTHING
     try:
         info = raster_io.describe(found.image, reading=data.reading)
@@ -62,11 +62,11 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
     except DataError as error:
         problems.append(error)
     if found.label is not None and info is not None:
-        label = summary.look(found, info, classes, data)
+        label = summary.summarise(found, info, classes, data)
         problems += label.problems
         stamps.append(label.stamp)
     if info is not None and found.footprint is not None:
-        footprint = summary.look_at_footprint(found, info, data)
+        footprint = summary.summarise_footprint(found, info, data)
         problems += footprint.problems
         stamps.append(footprint.stamp)
         if footprint.beside:
@@ -77,7 +77,7 @@ def look_at(found: Found, classes: Classes, data: Data) -> Look:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
-    return Look(info, "-".join(stamps), label.class_counts, tuple(problems), odd=odd, label=label)
+    return Inspection(info, "-".join(stamps), label.class_counts, tuple(problems), odd=odd, label=label)
 
 
 def all_of(problems: Sequence[DataError]) -> DataError:
@@ -94,7 +94,7 @@ def all_of(problems: Sequence[DataError]) -> DataError:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems.
 
     `bands` is as in `Scene`, of scenes of the last manifest; `label` is all that the label says, if it was opened now.
@@ -105,5 +105,5 @@ class Look:
     class_counts: tuple[int, ...]
     problems: tuple[DataError, ...]
     bands: tuple[int, ...] = ()
-    odd: Oddities = _NOTHING
-    label: LabelLook = field(default_factory=LabelLook)
+    odd: FileNotices = _NOTHING
+    label: LabelSummary = field(default_factory=LabelSummary)

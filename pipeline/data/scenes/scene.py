@@ -10,7 +10,7 @@ from pipeline.uris import FILE_SEPARATOR
 
 
 @dataclass(frozen=True)
-class Found:
+class SceneFiles:
     """Files of one scene, not opened yet."""
 
     id: str

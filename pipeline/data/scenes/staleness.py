@@ -16,7 +16,7 @@ from typing import Final
 from pipeline import store
 from pipeline.data.labels.classes import Classes
 from pipeline.data.scenes import inspection
-from pipeline.data.scenes.scene import Found, Scene
+from pipeline.data.scenes.scene import Scene, SceneFiles
 from pipeline.errors import SceneError
 from pipeline.recipe import Data
 from pipeline.uris import local_path
@@ -85,7 +85,7 @@ def check(scene: Scene, classes: Classes, data: Data) -> None:
     known = _checked.get(key)
     if known is not None and all(_date(path) == date for path, date in known.items()):
         return
-    found = Found(scene.id, scene.image, scene.label, scene.aoi, scene.footprint)
+    found = SceneFiles(scene.id, scene.image, scene.label, scene.aoi, scene.footprint)
     dates = {path: _date(path) for path in (str(local_path(f)) for f in found.files if store.is_local(f))}
     _look(found, scene, classes, data)
     if len(_checked) >= _REMEMBERED:
@@ -102,13 +102,13 @@ def _date(path: str) -> Date | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _look(found: Found, scene: Scene, classes: Classes, data: Data) -> None:
+def _look(found: SceneFiles, scene: Scene, classes: Classes, data: Data) -> None:
     try:
         if seen(found.files) == scene.seen:
             return
     except FileNotFoundError as error:
         raise SceneError(f"{error}: no such file; it belongs to scene {scene.id}", "check the path") from error
-    look = inspection.look_at(found, classes, data)
+    look = inspection.inspect_scene(found, classes, data)
     if look.problems:
         raise look.problems[0]
     if look.stamp != scene.stamp:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline import __main__ as command_line
 from pipeline.data.chips import raw_chip
-from pipeline.data.feed.chip_reader import Reads
+from pipeline.data.feed.chip_reader import ChipReader
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.index import current, index
@@ -129,7 +129,7 @@ def test_shards_hold_it(tmp_path: Path) -> None:
     for side in (25, 40, 90):
         for row, col in ((-5, 30), (60, 70), (140, 100)):
             kinds = (source, replace(source, shards=""))
-            reads = [Reads(each.scenes, each.classes, each.data, each.digest, 40, each.shards) for each in kinds]
+            reads = [ChipReader(each.scenes, each.classes, each.data, each.digest, 40, each.shards) for each in kinds]
             found, wanted = (each.one(0, Window(row, col, side, side)) for each in reads)
             np.testing.assert_array_equal(found.valid, wanted.valid)
             for ours, theirs in zip(found.finished(FILL), wanted.finished(FILL), strict=True):

@@ -18,8 +18,8 @@ from pipeline.data.feed.batches import Batch, local_batches
 from pipeline.data.feed.plan import Plan
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import staleness
-from pipeline.data.scenes.inspection import look_at
-from pipeline.data.scenes.scene import Found
+from pipeline.data.scenes.inspection import inspect_scene
+from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import SceneError
 from pipeline.world import World
 from tests.data.feed.feed_world import AUGMENT, plan
@@ -143,8 +143,8 @@ def indexed(source: Plan) -> Plan:
     """With what `index` notes of the files."""
     scenes = []
     for one in source.scenes:
-        found = Found(one.id, one.image, one.label)
-        stamp = look_at(found, source.classes, source.data).stamp
+        found = SceneFiles(one.id, one.image, one.label)
+        stamp = inspect_scene(found, source.classes, source.data).stamp
         scenes.append(replace(one, stamp=stamp, seen=staleness.seen(found.files)))
     return replace(source, scenes=tuple(scenes))
 

@@ -111,13 +111,13 @@ def test_the_first_segment_is_short_since_all_its_tasks_are_made_before_it_start
 
 
 def test_processes_load_what_reading_needs_before_anybody_reads(ray_cluster, source: Plan, tmp_path: Path) -> None:
-    class Told(str):
+    class ReaderBase(str):
         """Leaves a file wherever it is unpickled."""
 
         def __reduce__(self) -> tuple:
             return Path.touch, (tmp_path / "loaded",)
 
-    told = replace(source, digest=Told(source.digest))
+    told = replace(source, digest=ReaderBase(source.digest))
     on_ray.dataset(told, num_workers=1, global_batch=4, start_step=0, stop_step=9, block_batches=1)
     until = time.monotonic() + 60
     while not (tmp_path / "loaded").exists():

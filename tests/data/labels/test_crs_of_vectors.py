@@ -9,7 +9,7 @@ import shapely
 from pipeline.data.labels import masks, summary
 from pipeline.data.rasters import raster_io
 from pipeline.data.scenes import index
-from pipeline.data.scenes.scene import Found
+from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import LabelError
 from tests.data.labels.places import geojson, in_utm, scene, setup, vector, whole
 from tests.factory import TRANSFORM, UTM, make_pixels, make_scene, recipe_for, write_raster
@@ -83,9 +83,13 @@ def test_areas_in_metres(tmp_path, what):
     path = geojson(tmp_path / "a.geojson", in_utm([BOX]))
     label = geojson(tmp_path / "b.geojson", in_utm([BOX]), UTM)
     classes, data = setup()
-    found = Found("a", str(image), str(label), **{what: str(path)})
+    found = SceneFiles("a", str(image), str(label), **{what: str(path)})
     info = raster_io.describe(str(image))
-    look = summary.look(found, info, classes, data) if what == "aoi" else summary.look_at_footprint(found, info, data)
+    look = (
+        summary.summarise(found, info, classes, data)
+        if what == "aoi"
+        else summary.summarise_footprint(found, info, data)
+    )
     (problem,) = look.problems
     assert "should be degrees" in problem.message and "a.geojson" in problem.message
 

@@ -10,7 +10,7 @@ import tifffile
 from pipeline.data.labels import masks, slide_levels, summary
 from pipeline.data.rasters import raster_io
 from pipeline.data.scenes import index
-from pipeline.data.scenes.scene import Found
+from pipeline.data.scenes.scene import SceneFiles
 from tests.data.labels.places import geojson, scene, setup, whole
 from tests.factory import recipe_for, write_raster
 
@@ -75,7 +75,7 @@ def test_areas_follow_the_level(tmp_path, what):
     for mpp, pixels in ((0.25, 100 * 72), (1.0, 25 * 18)):
         classes, data = setup(reading={"mpp": mpp})
         info = raster_io.describe(str(image), reading=data.reading)
-        seen = summary.look(Found("a", str(image), str(label), **{what: str(area)}), info, classes, data)
+        seen = summary.summarise(SceneFiles("a", str(image), str(label), **{what: str(area)}), info, classes, data)
         assert seen.class_counts == (0, pixels) and seen.problems == ()
 
 
@@ -108,9 +108,9 @@ def test_masks_of_the_finest_level(tmp_path, ending, what):
     files = {"label": str(geojson(tmp_path / "s.geojson", [shapely.box(0, 0, 643, 483)])), what: str(drawn)}
     classes, data = setup(reading={"mpp": 1.0})
     info = raster_io.describe(str(image), reading=data.reading)
-    seen = summary.look(Found("a", str(image), **{"label": None, **files}), info, classes, data)
+    seen = summary.summarise(SceneFiles("a", str(image), **{"label": None, **files}), info, classes, data)
     assert seen.problems == () and seen.class_counts[1] == 25 * 18
-    footprint = summary.look_at_footprint(Found("a", str(image), **{"label": None, **files}), info, data)
+    footprint = summary.summarise_footprint(SceneFiles("a", str(image), **{"label": None, **files}), info, data)
     assert footprint.problems == ()
 
 

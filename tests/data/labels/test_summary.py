@@ -8,7 +8,7 @@ from rasterio.control import GroundControlPoint
 
 from pipeline.data.labels import summary
 from pipeline.data.rasters import raster_io
-from pipeline.data.scenes.scene import Found
+from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import LabelError, SceneError
 from tests.data.labels.places import geojson, in_utm, setup
 from tests.factory import TRANSFORM, UTM, make_pixels, write_raster
@@ -24,8 +24,8 @@ def image(tmp_path):
 
 def look(image, path, aoi=None, part=None, **settings):
     classes, data = setup(**settings)
-    found = Found("a", str(image), None if path is None else str(path), aoi=None if aoi is None else str(aoi))
-    return summary.look(found, raster_io.describe(str(image)), classes, data, part=part)
+    found = SceneFiles("a", str(image), None if path is None else str(path), aoi=None if aoi is None else str(aoi))
+    return summary.summarise(found, raster_io.describe(str(image)), classes, data, part=part)
 
 
 def label_file(path, choice=(0, 1), size=(64, 80), **where):
@@ -127,7 +127,7 @@ def test_one_mask_per_class_is_counted_per_class(tmp_path, image):
 
 
 def test_without_a_label_there_is_nothing_to_say(image):
-    assert look(image, None) == summary.LabelLook()
+    assert look(image, None) == summary.LabelSummary()
 
 
 # ------------------------------------------------------------------------------------------------ known-bad grids

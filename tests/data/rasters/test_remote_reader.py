@@ -11,7 +11,7 @@ import rasterio
 
 from pipeline import store
 from pipeline.data.rasters import raster_io, remote_reader
-from pipeline.data.rasters.dataset_pool import Handles
+from pipeline.data.rasters.dataset_pool import DatasetPool
 from pipeline.data.rasters.formats.gdal import open_gdal
 from pipeline.data.rasters.grids import Grid
 from pipeline.data.rasters.remote_reader import RemoteReader
@@ -141,7 +141,7 @@ def test_an_external_mask_is_found(proxy: Remote, s3_server: S3, tmp_path: Path)
 def test_threads_read_at_the_same_time(proxy: Remote, s3_server: S3, tmp_path: Path) -> None:
     path, pixels = make(tmp_path)
     uri = upload(s3_server, path)
-    handles = Handles(reader_of, 4)
+    handles = DatasetPool(reader_of, 4)
 
     def read(number: int) -> bool:
         window = Window(number * 7 % 300, number * 13 % 300, 200, 200)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.rasters.dataset_pool import Handles
-from pipeline.data.rasters.tile_cache import Cells
+from pipeline.data.rasters.dataset_pool import DatasetPool
+from pipeline.data.rasters.tile_cache import TileCache
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import StorageError
 from pipeline.store import Cache
@@ -143,7 +143,7 @@ def test_windows_of_cells_are_the_rasters(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, tile: int, seed: int
 ) -> None:
     pixels, valid = scene(height, width)
-    cells = Cells("x", height, width, (tile, tile))
+    cells = TileCache("x", height, width, (tile, tile))
     cache = Cache(tmp_path_factory.mktemp("c"), 10**9)
     rng = np.random.default_rng(seed)
     asked: list[Window] = []
@@ -168,7 +168,7 @@ def test_windows_of_cells_are_the_rasters(
 
 
 def test_slices_of_a_volume_are_apart(tmp_path: Path) -> None:
-    cells, cache = Cells("x", 300, 300, (0, 0)), Cache(tmp_path / "c", 10**9)
+    cells, cache = TileCache("x", 300, 300, (0, 0)), Cache(tmp_path / "c", 10**9)
 
     def source(area: Window) -> tuple[np.ndarray, np.ndarray]:
         return np.full((1, area.height, area.width), area.slice, np.int16), np.ones((area.height, area.width), bool)
@@ -196,7 +196,7 @@ class Handle:
 @pytest.mark.parametrize("threads", [1, 8, 100])
 def test_open_handles_are_bounded_over_all_threads(threads: int) -> None:
     Handle.open_now = Handle.most = 0
-    handles = Handles(Handle, 32, total=64)
+    handles = DatasetPool(Handle, 32, total=64)
     together = threading.Barrier(threads)
 
     def work(number: int) -> None:
@@ -223,7 +223,7 @@ def test_memory_and_handles_are_flat_over_ten_thousand_scenes(tmp_path: Path) ->
     first = write_raster(tmp_path / "0.tif", make_pixels(3, 64, 64, "uint8"))
     for number in range(1, 10_000):
         os.link(first, tmp_path / f"{number}.tif")
-    handles = Handles(lambda uri: open_gdal(uri, uri, label=False, reading=Reading()), 32)
+    handles = DatasetPool(lambda uri: open_gdal(uri, uri, label=False, reading=Reading()), 32)
 
     def visit(count: int) -> tuple[int, int]:
         for number in range(count):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.scenes import pairing
 from pipeline.data.scenes.discovery import find
-from pipeline.data.scenes.scene import Found
+from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import ManifestError
 from tests.factory import make_scene, recipe_for
 
@@ -27,8 +27,8 @@ def test_folder_pairs(tmp_path):
     touch(tmp_path, "images/b.tif", "images/a.tif", "masks/a.tif", "masks/b.tif")
     root = str(tmp_path)
     assert find(section(tmp_path, "images/*.tif", "masks/{id}.tif")) == [
-        Found("a", f"{root}/images/a.tif", f"{root}/masks/a.tif"),
-        Found("b", f"{root}/images/b.tif", f"{root}/masks/b.tif"),
+        SceneFiles("a", f"{root}/images/a.tif", f"{root}/masks/a.tif"),
+        SceneFiles("b", f"{root}/images/b.tif", f"{root}/masks/b.tif"),
     ]
 
 
@@ -69,7 +69,7 @@ def test_ids_are_taken_literally(tmp_path):
 
 def test_without_labels(tmp_path):
     touch(tmp_path, "images/a.tif")
-    assert find(section(tmp_path, labels=None)) == [Found("a", f"{tmp_path}/images/a.tif", None)]
+    assert find(section(tmp_path, labels=None)) == [SceneFiles("a", f"{tmp_path}/images/a.tif", None)]
 
 
 def test_files_that_programs_put_beside_rasters_are_no_images(tmp_path):

@@ -20,7 +20,7 @@ from pipeline.data.scenes import inspection, staleness
 from pipeline.data.scenes.discovery import find
 from pipeline.data.scenes.index import current, index
 from pipeline.data.scenes.manifest import Manifest
-from pipeline.data.scenes.scene import Found, Scene
+from pipeline.data.scenes.scene import Scene, SceneFiles
 from pipeline.errors import DataError, ManifestError, RecipeError, SceneError
 from pipeline.recipe import Data
 from tests.data.scenes.footprint_world import DISC, PATTERN, drawn, in_degrees, inside, items, valid_of
@@ -90,7 +90,7 @@ def test_geometries_of_stac_items(folder: Path, caplog) -> None:
         found = find(recipe_for(folder, **said).data)
     assert json.loads(str(found[0].footprint))["type"] == "Polygon"
     assert found[0].files == (f"{folder}/images/s0.tif", f"{folder}/masks/s0.tif")
-    assert found[1] == Found("s1", f"{folder}/images/s1.tif", f"{folder}/masks/s1.tif")
+    assert found[1] == SceneFiles("s1", f"{folder}/images/s1.tif", f"{folder}/masks/s1.tif")
     assert "1 of 3 scenes without a footprint in items.json, so valid all over: s1" in caplog.text
     assert all(f.footprint is None for f in find(recipe_for(folder, **said | {"data.footprint": None}).data))
 

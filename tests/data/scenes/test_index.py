@@ -28,8 +28,8 @@ def folder(tmp_path):
 def looked_at(monkeypatch):
     """Ids of the scenes that were opened."""
     ids = []
-    look_at = inspection.look_at
-    monkeypatch.setattr(inspection, "look_at", lambda found, *rest: ids.append(found.id) or look_at(found, *rest))
+    inspect_scene = inspection.inspect_scene
+    monkeypatch.setattr(inspection, "look_at", lambda found, *rest: ids.append(found.id) or inspect_scene(found, *rest))
     return ids
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.data.chips.raw_chip import Cut
+from pipeline.data.chips.raw_chip import RawChip
 from pipeline.errors import ManifestError
 
 VERSION: Final = 1
@@ -107,7 +107,7 @@ class Layout:
         return cls(**tree, files=files, sizes=sizes, scenes=scenes)
 
 
-def encode(cut: Cut) -> Iterator[tuple[tuple[int, int], bytes, tuple[Any, ...]]]:
+def encode(cut: RawChip) -> Iterator[tuple[tuple[int, int], bytes, tuple[Any, ...]]]:
     """The chunks of a window that begins at a chunk's corner: place in it, content, and row without the offset."""
     height, width = cut.valid.shape
     for row in range(0, height, CHUNK):
@@ -116,7 +116,7 @@ def encode(cut: Cut) -> Iterator[tuple[tuple[int, int], bytes, tuple[Any, ...]]]
             yield (row // CHUNK, col // CHUNK), *_encoded(part)
 
 
-def _encoded(part: Cut) -> tuple[bytes, tuple[Any, ...]]:
+def _encoded(part: RawChip) -> tuple[bytes, tuple[Any, ...]]:
     state = ALL_VALID if part.valid.all() else SOME_VALID if part.valid.any() else NONE_VALID
     image, mask = part.finished((0.0,) * len(part.image))
     constant = int(mask.flat[0]) if (mask == mask.flat[0]).all() else -1

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
-from pipeline.data.chips.raw_chip import Cut
+from pipeline.data.chips.raw_chip import RawChip
 from pipeline.data.feed.shards import layout
 from pipeline.data.feed.shards.layout import (
     CHUNK,
@@ -77,7 +77,7 @@ class Shards:
             raise ManifestError(f"the shards at {uri} are of manifest {layout.digest[:12]}, not of {digest[:12]}", HINT)
         return cls(uri, layout)
 
-    def read(self, scene: str, window: Window) -> Cut | None:
+    def read(self, scene: str, window: Window) -> RawChip | None:
         """What lies at a window, or None if that cannot be told from shards.
 
         Raises:
@@ -126,16 +126,16 @@ class Shards:
             raise SceneError("\n  ".join(damaged), REMOVE_HINT)
         return Verified(self._uri, len(scenes), len(self._layout.files), sum(self._layout.sizes))
 
-    def _empty(self, height: int, width: int, *, padded: bool) -> Cut:
+    def _empty(self, height: int, width: int, *, padded: bool) -> RawChip:
         make = np.zeros if padded else np.empty
         layout = self._layout
         planes = (layout.num_planes,) if layout.num_planes else ()
         mask: NDArray[np.uint8] = np.empty((*planes, height, width), np.uint8)
         if padded:
             mask[:] = IGNORE
-        return Cut(make((layout.num_bands, height, width), layout.dtype), np.zeros((height, width), np.bool_), mask)
+        return RawChip(make((layout.num_bands, height, width), layout.dtype), np.zeros((height, width), np.bool_), mask)
 
-    def _put(self, cut: Cut, row: _Overlap, col: _Overlap, file: File, entry: tuple[int, ...]) -> None:
+    def _put(self, cut: RawChip, row: _Overlap, col: _Overlap, file: File, entry: tuple[int, ...]) -> None:
         """One chunk's part of a window."""
         offset, size, _, constant, state = entry
         if state == NONE_VALID:

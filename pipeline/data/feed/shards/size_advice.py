@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline import store, uris
 from pipeline.data.chips import raw_chip
-from pipeline.data.chips.raw_chip import Cut
+from pipeline.data.chips.raw_chip import RawChip
 from pipeline.data.chips.sampling.order import Order
 from pipeline.data.feed.shards import layout
 from pipeline.data.feed.shards.layout import CHUNK
@@ -100,7 +100,7 @@ def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24) -> 
     order = Order([(s.height, s.width, s.slices, *s.origin) for s in scenes], sampling, manifest.digest, recipe.seed)
     refs = [order.chip(number) for number in range(chips)]
 
-    def read(scene: Scene, window: Window) -> Cut:
+    def read(scene: Scene, window: Window) -> RawChip:
         return raw_chip.read(scene, window, manifest.classes, nodata=data.nodata, data=data)
 
     for ref in refs[:2]:
@@ -108,7 +108,7 @@ def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24) -> 
     files_s = _cpu(lambda: [read(scenes[ref.scene], ref.window) for ref in refs]) / chips
     largest = sorted(scenes, key=lambda s: -s.height * s.width)[:_BLOCKS]
     blocks = [(s, Window(0, 0, min(s.height, _BLOCK), min(s.width, _BLOCK))) for s in largest]
-    cuts: list[Cut] = []
+    cuts: list[RawChip] = []
     read_s = _cpu(lambda: cuts.extend(read(*block) for block in blocks))
     chunks: list[list[Any]] = []
     encode_s = _cpu(lambda: chunks.extend(list(layout.encode(cut)) for cut in cuts))
@@ -126,7 +126,7 @@ def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24) -> 
     )
 
 
-def _decoding(chunks: Sequence[Sequence[Any]], cuts: Sequence[Cut]) -> float:
+def _decoding(chunks: Sequence[Sequence[Any]], cuts: Sequence[RawChip]) -> float:
     """CPU seconds to decode all chunks."""
     room = np.empty(max(sum(a.nbytes for a in (c.image, c.mask, c.valid)) for c in cuts) + 64, np.uint8)
     frames = [np.frombuffer(content, np.uint8) for made in chunks for _, content, _ in made if content]

@@ -26,7 +26,7 @@ _MAX_HEADER_BYTES: Final = 10_000
 
 
 @dataclass(frozen=True)
-class ArrayReader(raster_reader.Told):
+class ArrayReader(raster_reader.ReaderBase):
     """An array [slices, C, H, W], in memory or mapped.
 
     `change` makes the values that are delivered out of those that are stored, and says which are valid.

@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DicomReader(raster_reader.Told):
+class DicomReader(raster_reader.ReaderBase):
     """A series. The frame read last is kept, for the next window of it."""
 
     uri: str

@@ -42,7 +42,7 @@ def is_slide(description: str, software: str) -> bool:
 
 
 @dataclass(frozen=True)
-class SlideReader(raster_reader.Told):
+class SlideReader(raster_reader.ReaderBase):
     """An open slide. Tiles decoded last are kept, for the next window."""
 
     uri: str

@@ -47,7 +47,7 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class VariableReader(raster_reader.Told):
+class VariableReader(raster_reader.ReaderBase):
     """A variable as a raster."""
 
     uri: str
@@ -97,7 +97,7 @@ class VariableReader(raster_reader.Told):
 
 
 @dataclass(frozen=True)
-class SeveralReader(raster_reader.Told):
+class SeveralReader(raster_reader.ReaderBase):
     """Variables on one grid as the bands of one raster."""
 
     info: RasterInfo

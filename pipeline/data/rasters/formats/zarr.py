@@ -34,7 +34,7 @@ _NAMES: Final = {"band": "c", "channel": "c", "bands": "c", "time": "t", "lat": 
 
 
 @dataclass(frozen=True)
-class ZarrReader(raster_reader.Told):
+class ZarrReader(raster_reader.ReaderBase):
     """Arrays of the same axes, finest first; axes are letters of t, c, z, y, x."""
 
     uri: str

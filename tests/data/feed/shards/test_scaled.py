@@ -12,7 +12,7 @@ import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.feed.chip_reader import Reads
+from pipeline.data.feed.chip_reader import ChipReader
 from pipeline.data.feed.plan import Plan
 from pipeline.data.rasters.windows import Window
 from tests.data.feed.feed_world import FILL, plan, scene
@@ -22,8 +22,8 @@ from tests.factory import write_raster
 SIDE = 40
 
 
-def reads_of(source: Plan) -> Reads:
-    return Reads(source.scenes, source.classes, source.data, source.digest, SIDE, source.shards)
+def reads_of(source: Plan) -> ChipReader:
+    return ChipReader(source.scenes, source.classes, source.data, source.digest, SIDE, source.shards)
 
 
 @pytest.fixture(scope="module")

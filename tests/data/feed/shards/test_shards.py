@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline import config
 from pipeline.data.chips import raw_chip
-from pipeline.data.chips.raw_chip import Cut
+from pipeline.data.chips.raw_chip import RawChip
 from pipeline.data.feed.plan import Plan
 from pipeline.data.feed.shards import prepare, shard_writer
 from pipeline.data.feed.shards.shard_reader import Shards
@@ -52,7 +52,7 @@ def prepared(folder: Path, source: Plan, **changes: Any) -> Plan:
     return replace(source, digest=manifest.digest, shards=done.uri)
 
 
-def assert_same(one: Cut, other: Cut) -> None:
+def assert_same(one: RawChip, other: RawChip) -> None:
     for got, wanted in zip(one.finished((7.0,) * 4), other.finished((7.0,) * 4), strict=True):
         assert got.dtype == wanted.dtype
         assert np.array_equal(got, wanted)
