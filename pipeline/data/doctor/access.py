@@ -126,7 +126,7 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
     Raises:
         DataError: it cannot be read, or is not on the grid of its image.
     """
-    found = SceneFiles(entry.id, entry.image, entry.label, entry.aoi, entry.footprint)
+    found = SceneFiles(entry.id, entry.image, entry.label, aoi=entry.aoi, footprint=entry.footprint)
     if whole and entry.info is not None:
         part = (*entry.origin, entry.grid.height, entry.grid.width)
         seen = summary.summarise(found, entry.info, classes, data, part=part)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.data.labels import aoi, masks, raster_labels, shapes, vectors
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.labels.shapes import Shapes
-from pipeline.data.rasters.grids import Grid, RasterInfo
+from pipeline.data.rasters.grids import RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import geojson_footprints
 from pipeline.data.scenes.scene import Scene, SceneFiles
@@ -115,7 +115,7 @@ def summarise(
     if found.label is None:
         return LabelSummary()
     row, col, height, width = part or (0, 0, info.grid.height, info.grid.width)
-    scene = _scene(found, info, info.grid.part(row, col, height, width), (row, col))
+    scene = Scene.of(found, info, origin=(row, col), size=(height, width))
     problems = [p for uri in (found.label, found.aoi) if uri is not None for p in _misplaced(uri, found, info, data)]
     if problems:
         return LabelSummary(problems=tuple(problems))
@@ -159,7 +159,7 @@ def summarise_footprint(found: SceneFiles, info: RasterInfo, data: Data, *, whol
     uri = found.footprint
     if uri is None:
         return FootprintSummary()
-    scene = _scene(found, info, info.grid, (0, 0))
+    scene = Scene.of(found, info, origin=(0, 0), size=(info.grid.height, info.grid.width))
     problems = _misplaced(uri, found, info, data, "footprint")
     try:
         if problems or not whole:
@@ -173,25 +173,6 @@ def summarise_footprint(found: SceneFiles, info: RasterInfo, data: Data, *, whol
         return FootprintSummary(digest.hexdigest(), geojson_footprints.name(uri) if beside else "")
     except DataError as error:
         return FootprintSummary(problems=(SceneError(f"scene {found.id}: footprint: {error.message}", error.hint),))
-
-
-def _scene(found: SceneFiles, info: RasterInfo, grid: Grid, origin: tuple[int, int]) -> Scene:
-    return Scene(
-        id=found.id,
-        image=found.image,
-        label=found.label,
-        split="",
-        group="",
-        height=grid.height,
-        width=grid.width,
-        crs=grid.crs,
-        transform=grid.transform,
-        stamp="",
-        slices=info.slices,
-        origin=origin,
-        aoi=found.aoi,
-        footprint=found.footprint,
-    )
 
 
 def _misplaced(uri: str, found: SceneFiles, info: RasterInfo, data: Data, what: str = "label") -> list[DataError]:

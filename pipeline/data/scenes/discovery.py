@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from pipeline import store
 from pipeline.data.scenes import listings, pairing, pattern_suggestion
-from pipeline.data.scenes.listings import Listed
 from pipeline.data.scenes.pointer_files import said, unfetched
 from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import ManifestError
@@ -93,8 +92,15 @@ def survey(data: Data) -> Discovery:
         problems.append(spare)
     elif spare:
         logger.warning("%s", spare)
-    first = {i: (label_of.get(i, [None])[0], areas.get(i, [None])[0], footprint_of.get(i)) for i in images}
-    found = tuple(SceneFiles(i, images[i], *first[i]) for i in sorted(images) if images[i])
+    others: dict[str, Any] = {
+        i: {
+            "label": label_of.get(i, [None])[0],
+            "aoi": areas.get(i, [None])[0],
+            "footprint": footprint_of.get(i),
+        }
+        for i in images
+    }
+    found = tuple(SceneFiles(i, images[i], **others[i]) for i in sorted(images) if images[i])
     hint, paired = f"check {_looked_at(data)}", ""
     if data.labels is not None and any(i not in label_of for i in images) and data.bands_apart is None:
         paired = pattern_suggestion.line(
@@ -137,7 +143,7 @@ def _footprint_files(data: Data, root: str) -> list[str]:
 
 
 def _footprints(
-    data: Data, root: str, ids: Mapping[str, str], listed: Mapping[str, Listed], files: Sequence[str]
+    data: Data, root: str, ids: Mapping[str, str], listed: Mapping[str, SceneFiles], files: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Footprint of each id that has one, and what is wrong. A scene without is valid all over."""
     found = {i: entry.footprint for i, entry in listed.items() if entry.footprint is not None}
@@ -158,13 +164,13 @@ def _footprints(
     return found, problems
 
 
-def _images(data: Data, root: str, labels: Container[str]) -> tuple[dict[str, str], dict[str, Listed], list[str]]:
+def _images(data: Data, root: str, labels: Container[str]) -> tuple[dict[str, str], dict[str, SceneFiles], list[str]]:
     """Image of each id, what the list of scenes knows of it, and what is wrong."""
     if data.scenes is not None:
         listed = listings.read(store.join(root, data.scenes), root, data.assets, geometry=data.footprint == STAC)
         times = Counter(entry.id for entry in listed)
         problems = [f"id {i} is in {data.scenes} {n} times" for i, n in sorted(times.items()) if n > 1]
-        images = {entry.id: FILE_SEPARATOR.join(entry.images) for entry in listed}
+        images = {entry.id: entry.image for entry in listed}
         return images, {entry.id: entry for entry in listed}, problems
     if data.bands_apart is not None:
         images, problems = _bands_apart(data.bands_apart, root)

@@ -223,7 +223,7 @@ def _known(before: Manifest | None, found: Sequence[SceneFiles], seen: Mapping[s
         for f in found
         if (row := rows.get(f.id)) is not None
         and seen[f.id] == row.seen != ""
-        and (f.image, f.label, f.aoi, f.footprint, (0, 0)) == (row.image, row.label, row.aoi, row.footprint, row.origin)
+        and (f.uris(), (0, 0)) == (row.uris(), row.origin)
     }
 
 
@@ -270,27 +270,20 @@ def _scene(
     part: ScenePart, found: SceneFiles, info: RasterInfo, look: Inspection, seen: Mapping[str, str], recipe: Recipe
 ) -> Scene:
     box = (*part.origin, part.height, part.width)
-    grid, counts = info.grid.part(*box), look.class_counts
+    counts = look.class_counts
     if found.label is not None and (part.height, part.width) != (info.grid.height, info.grid.width):
-        counts = label_summary.summarise(
-            found, info, Classes.from_section(recipe.data), recipe.data, part=box
-        ).class_counts
-    return Scene(
+        classes = Classes.from_section(recipe.data)
+        counts = label_summary.summarise(found, info, classes, recipe.data, part=box).class_counts
+    return Scene.of(
+        found,
+        info,
+        origin=part.origin,
+        size=(part.height, part.width),
         id=part.id,
-        image=found.image,
-        label=found.label,
         split=part.split,
         group=part.group,
-        height=grid.height,
-        width=grid.width,
-        crs=grid.crs,
-        transform=grid.transform,
         stamp=look.stamp,
         class_counts=counts,
-        slices=info.slices,
-        origin=part.origin,
-        aoi=found.aoi,
-        footprint=found.footprint,
         seen=seen[part.scene],
     )
 

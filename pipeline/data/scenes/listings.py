@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -13,24 +12,18 @@ import pyarrow.parquet as pq
 
 from pipeline import store
 from pipeline.data.scenes import csv_tables, geojson_footprints
+from pipeline.data.scenes.scene import SceneFiles
 from pipeline.errors import ManifestError
+from pipeline.uris import FILE_SEPARATOR
 
 _PARQUET: Final = b"PAR1"
 _SEPARATOR: Final = ";"
 _SHOWN: Final = 8
+_FILES: Final = ("label", "footprint")
+"""Columns of a table that name further files of a scene."""
 
 
-@dataclass(frozen=True)
-class Listed:
-    """One row: id, files of the image, label and footprint (a file, or a geometry as text) if the list knows them."""
-
-    id: str
-    images: tuple[str, ...]
-    label: str | None
-    footprint: str | None = None
-
-
-def read(uri: str, root: str, assets: Iterable[str] | None = None, *, geometry: bool = False) -> list[Listed]:
+def read(uri: str, root: str, assets: Iterable[str] | None = None, *, geometry: bool = False) -> list[SceneFiles]:
     """The scenes of a list, as they come. What kind of list it is, its content says.
 
     Args:
@@ -71,7 +64,7 @@ def _csv(text: str, uri: str) -> list[dict[str, Any]]:
     return [row for _, row in table.rows]
 
 
-def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[Listed]:
+def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[SceneFiles]:
     columns = set().union(*rows) if rows else set()
     missing = sorted({"id", "image"} - columns)
     if missing:
@@ -82,15 +75,17 @@ def _from_table(rows: list[dict[str, Any]], uri: str, root: str) -> list[Listed]
         )
     listed, problems = [], []
     for number, row in enumerate(rows, 1):
-        i, image, *others = (_cell(row.get(key)) for key in ("id", "image", "label", "footprint"))
+        i, image = _cell(row.get("id")), _cell(row.get("image"))
         if not i or not image:
             problems.append(f"row {number} has no {'id' if not i else 'image'}")
             continue
         if "\n" in image:
             problems.append(f"row {number}: a line end in the path {image!r}")
             continue
-        files = tuple(store.join(root, part.strip()) for part in image.split(_SEPARATOR))
-        listed.append(Listed(i, files, *(store.join(root, other) if other else None for other in others)))
+        uri_of_image = FILE_SEPARATOR.join(store.join(root, part.strip()) for part in image.split(_SEPARATOR))
+        cells = {key: _cell(row.get(key)) for key in _FILES}
+        others = {key: store.join(root, cell) if cell else None for key, cell in cells.items()}
+        listed.append(SceneFiles(i, uri_of_image, **others))
     return _unless(problems, uri, "give every scene an id and an image", listed)
 
 
@@ -108,13 +103,13 @@ def _json(text: str, uri: str) -> Any:
         raise ManifestError(f"{uri} is no JSON: {error}", "make or fetch it again") from error
 
 
-def _from_stac(tree: Any, uri: str, keys: list[str] | None, geometry: bool) -> list[Listed]:
+def _from_stac(tree: Any, uri: str, keys: list[str] | None, geometry: bool) -> list[SceneFiles]:
     """Items of a STAC item collection (https://github.com/radiantearth/stac-api-spec, fragments/itemcollection)."""
     items = [tree] if tree.get("type") == "Feature" else tree.get("features")
     if not isinstance(items, list) or not items:
         raise ManifestError(f"{uri} is no STAC item collection: it has no features", "save the items of a search")
     folder = uri.rpartition("/")[0]
-    listed: list[Listed] = []
+    listed: list[SceneFiles] = []
     problems: list[str] = []
     bent: list[str] = []
     for number, item in enumerate(items, 1):
@@ -133,7 +128,8 @@ def _from_stac(tree: Any, uri: str, keys: list[str] | None, geometry: bool) -> l
             bent.append(f"item {i} has {error.message}")
             continue
         paths = tuple(_path(href, folder) for href in files)
-        listed.append(Listed(i, paths, None if label is None else _path(label, folder), footprint))
+        label_uri = None if label is None else _path(label, folder)
+        listed.append(SceneFiles(i, FILE_SEPARATOR.join(paths), label_uri, footprint=footprint))
     _unless(bent, uri, "correct them, or do without data.footprint: stac", listed)
     return _unless(problems, uri, "name the assets that hold the image's bands in data.assets", listed)
 
@@ -175,7 +171,7 @@ def _path(href: str, folder: str) -> str:
     return store.join(folder, href.removeprefix("./"))
 
 
-def _unless(problems: list[str], uri: str, hint: str, listed: list[Listed]) -> list[Listed]:
+def _unless(problems: list[str], uri: str, hint: str, listed: list[SceneFiles]) -> list[SceneFiles]:
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ManifestError(f"{uri}:\n  " + "\n  ".join(problems[:_SHOWN]) + more, hint)

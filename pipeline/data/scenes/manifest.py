@@ -7,8 +7,8 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from pipeline import store, uris
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters import grids
 from pipeline.data.scenes.geojson_footprints import is_outline
-from pipeline.data.scenes.scene import Scene
+from pipeline.data.scenes.scene import FILE_FIELDS, Scene
 from pipeline.data.scenes.splits.assign import SPLITS
 from pipeline.errors import ManifestError, PipelineError
 from pipeline.redaction import redacted_tree
@@ -27,28 +27,21 @@ MANIFEST_VERSION: Final = 4
 _WHOLE_ROWS: Final = 4
 """From this version on, the digest covers all that a row says."""
 _METADATA_KEY: Final = b"segpipe"
-_PATHS: Final = ("image", "label", "aoi", "footprint")
-_SCHEMA: Final = pa.schema(
-    {
-        "id": pa.string(),
-        "image": pa.string(),
-        "label": pa.string(),
-        "split": pa.string(),
-        "group": pa.string(),
-        "height": pa.int64(),
-        "width": pa.int64(),
-        "crs": pa.string(),
-        "transform": pa.list_(pa.float64()),
-        "stamp": pa.string(),
-        "class_counts": pa.list_(pa.int64()),
-        "slices": pa.int64(),
-        "origin": pa.list_(pa.int64()),
-        "aoi": pa.string(),
-        "footprint": pa.string(),
-        "seen": pa.string(),
-        "bands": pa.list_(pa.int64()),
-    }
+_TYPES: Final = {
+    str: pa.string(),
+    str | None: pa.string(),
+    int: pa.int64(),
+    tuple[int, ...]: pa.list_(pa.int64()),
+    tuple[int, int]: pa.list_(pa.int64()),
+    tuple[float, float, float, float, float, float]: pa.list_(pa.float64()),
+}
+_HINTS: Final = get_type_hints(Scene)
+_SCHEMA: Final = pa.schema({f.name: _TYPES[_HINTS[f.name]] for f in fields(Scene)})
+_DIGEST_FIELDS: Final = (
+    *("id", "image", "label", "split", "group", "height", "width", "crs", "transform", "stamp", "class_counts"),
+    *("slices", "origin", "aoi", "footprint", "bands"),
 )
+"""In the order in which the digest covers them; fields that came later follow by name, where they have a value."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +117,7 @@ class Manifest:
     def write(self, uri: str) -> None:
         """Write as Parquet; paths under `data.root` are relative to it."""
         root = self.data["root"]
-        rows = [
-            asdict(s) | {key: uri and _relative(uri, root) for key in _PATHS for uri in [getattr(s, key)]}
-            for s in self.scenes
-        ]
+        rows = [asdict(s) | _relative_uris(s, root) for s in self.scenes]
         metadata = {
             "version": self.version,
             "digest": self.digest,
@@ -206,14 +196,15 @@ class Manifest:
 
 def _entry(scene: Scene, root: str) -> dict[str, Any]:
     """What the digest covers of a scene: all of it, but the folder it is in and the dates of its files."""
-    row = asdict(scene) | {key: uri and _relative(uri, root) for key in _PATHS for uri in [getattr(scene, key)]}
-    return {key: value for key, value in row.items() if key != "seen"}
+    row = asdict(scene) | _relative_uris(scene, root)
+    later = sorted(key for key, value in row.items() if key not in _DIGEST_FIELDS and value and key != "seen")
+    return {key: row[key] for key in (*_DIGEST_FIELDS, *later)}
 
 
 def _entry_of_old(scene: Scene, root: str) -> list[Any]:
     """What the digest covered up to version 3."""
-    paths = {key: uri and _relative(uri, root) for key in _PATHS for uri in [getattr(scene, key)]}
-    row = [scene.id, paths["image"], paths["label"], scene.stamp, scene.split, scene.group]
+    paths = _relative_uris(scene, root)
+    row: list[Any] = [scene.id, paths["image"], paths["label"], scene.stamp, scene.split, scene.group]
     if _is_special(scene):
         row += [scene.slices, scene.origin, scene.height, scene.width, paths["aoi"]]
     return row if scene.footprint is None else [*row, paths["footprint"]]
@@ -225,6 +216,10 @@ def _split_summary(chosen: Sequence[Scene]) -> dict[str, int]:
         "groups": len({s.group for s in chosen}),
         "pixels": sum(s.height * s.width for s in chosen),
     }
+
+
+def _relative_uris(scene: Scene, root: str) -> dict[str, str | None]:
+    return {key: uri and _relative(uri, root) for key, uri in scene.uris().items()}
 
 
 def _relative(uri: str, root: str) -> str:
@@ -240,7 +235,7 @@ def _is_special(scene: Scene) -> bool:
 
 
 def _from_row(row: dict[str, Any], base: str) -> Scene:
-    paths = {key: uri and _absolute(uri, base) for key in _PATHS for uri in [row.get(key)]}
+    paths = {key: uri and _absolute(uri, base) for key in FILE_FIELDS for uri in [row.get(key)]}
     numbers = {key: tuple(row[key]) for key in ("transform", "class_counts", "origin", "bands") if key in row}
     return Scene(**row | paths | numbers)
 

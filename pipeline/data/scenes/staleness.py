@@ -16,7 +16,7 @@ from typing import Final
 from pipeline import store
 from pipeline.data.labels.classes import Classes
 from pipeline.data.scenes import inspection
-from pipeline.data.scenes.scene import Scene, SceneFiles
+from pipeline.data.scenes.scene import Scene
 from pipeline.errors import SceneError
 from pipeline.recipe import Data
 from pipeline.uris import local_path
@@ -85,9 +85,8 @@ def check(scene: Scene, classes: Classes, data: Data) -> None:
     known = _checked.get(key)
     if known is not None and all(_date(path) == date for path, date in known.items()):
         return
-    found = SceneFiles(scene.id, scene.image, scene.label, scene.aoi, scene.footprint)
-    dates = {path: _date(path) for path in (str(local_path(f)) for f in found.files if store.is_local(f))}
-    _look(found, scene, classes, data)
+    dates = {path: _date(path) for path in (str(local_path(f)) for f in scene.files if store.is_local(f))}
+    _compare(scene, classes, data)
     if len(_checked) >= _REMEMBERED:
         _checked.clear()
     _checked[key] = dates
@@ -102,17 +101,17 @@ def _date(path: str) -> Date | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _look(found: SceneFiles, scene: Scene, classes: Classes, data: Data) -> None:
+def _compare(scene: Scene, classes: Classes, data: Data) -> None:
     try:
-        if seen(found.files) == scene.seen:
+        if seen(scene.files) == scene.seen:
             return
     except FileNotFoundError as error:
         raise SceneError(f"{error}: no such file; it belongs to scene {scene.id}", "check the path") from error
-    look = inspection.inspect_scene(found, classes, data)
-    if look.problems:
-        raise look.problems[0]
-    if look.stamp != scene.stamp:
-        names = ", ".join(found.files)
+    found = inspection.inspect_scene(scene, classes, data)
+    if found.problems:
+        raise found.problems[0]
+    if found.stamp != scene.stamp:
+        names = ", ".join(scene.files)
         raise SceneError(f"scene {scene.id} has changed since it was indexed ({names})", _HINT)
     _tell(scene)
 

@@ -66,7 +66,7 @@ def test_a_cell_of_several_lines_is_one_cell_and_lines_are_counted(tmp_path):
 def test_a_list_of_scenes_with_other_separators_and_line_ends(tmp_path):
     (tmp_path / "scenes.csv").write_bytes(b"id\timage\ra\tx.tif;y.tif\rb\tz.tif\r")
     found = listings.read(str(tmp_path / "scenes.csv"), str(tmp_path))
-    assert [(scene.id, len(scene.images)) for scene in found] == [("a", 2), ("b", 1)]
+    assert [(scene.id, len(scene.image.split("\n"))) for scene in found] == [("a", 2), ("b", 1)]
 
 
 def test_a_pipe_is_no_table(tmp_path):

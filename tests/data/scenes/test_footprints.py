@@ -157,7 +157,7 @@ def test_a_manifest_that_knows_no_footprints_is_read_and_saves_the_reading(folde
     older = {b"segpipe": json.dumps(tree | {"version": 2, "digest": digest}).encode()}
     pq.write_table(table.drop_columns(["footprint"]).replace_schema_metadata(older), path)
     assert current(recipe_for(folder)) == replace(manifest, digest=digest, version=2)
-    monkeypatch.setattr(inspection, "look_at", lambda *_: pytest.fail("a scene is read again"))
+    monkeypatch.setattr(inspection, "inspect_scene", lambda *_: pytest.fail("a scene is read again"))
     assert index(recipe_for(folder)) == manifest
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.scenes.discovery import find
-from pipeline.data.scenes.listings import Listed, read
+from pipeline.data.scenes.listings import SceneFiles, read
 from pipeline.errors import ManifestError
 from tests.factory import recipe_for
 
@@ -18,8 +18,8 @@ ROWS = [
     {"id": "b", "image": "s3://bucket/b1.tif; s3://bucket/b2.tif", "label": ""},
 ]
 EXPECTED = [
-    Listed("a", ("/base/x/a.tif",), "/base/y/a.png"),
-    Listed("b", ("s3://bucket/b1.tif", "s3://bucket/b2.tif"), None),
+    SceneFiles("a", "/base/x/a.tif", "/base/y/a.png"),
+    SceneFiles("b", "s3://bucket/b1.tif\ns3://bucket/b2.tif", None),
 ]
 
 
@@ -54,10 +54,10 @@ def test_stac_items(tmp_path):
     first = item("a", data=asset("./a.tif", "data"), preview=asset("a.png", "thumbnail"), y=asset("a_l.tif", "labels"))
     second = item("b", B04=asset("s3://bucket/b4.tif"), B08=asset("../b8.tif"))
     path.write_text(stac(first))
-    assert read(str(path), "/elsewhere") == [Listed("a", (f"{tmp_path}/a.tif",), f"{tmp_path}/a_l.tif")]
+    assert read(str(path), "/elsewhere") == [SceneFiles("a", f"{tmp_path}/a.tif", f"{tmp_path}/a_l.tif")]
     path.write_text(stac(second))
     files = ("s3://bucket/b4.tif", f"{tmp_path}/../b8.tif")
-    assert read(str(path), "/elsewhere", ["B04", "B08"]) == [Listed("b", files, None)]
+    assert read(str(path), "/elsewhere", ["B04", "B08"]) == [SceneFiles("b", "\n".join(files), None)]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_an_item_may_lack(tmp_path):
     (tmp_path / "list").write_text(stac(bare, {**item("b", data=DATA), "id": 7}))
     files = (f"{tmp_path}/a.tif",)
     found = read(str(tmp_path / "list"), "/base", geometry=True)
-    assert found == [Listed("a", files, None), Listed("7", files, None)]
+    assert found == [SceneFiles("a", *files, None), SceneFiles("7", *files, None)]
 
 
 def test_cells_of_tables_may_be_null_or_numbers(tmp_path):
@@ -121,7 +121,7 @@ def test_cells_of_tables_may_be_null_or_numbers(tmp_path):
     pq.write_table(table, tmp_path / "list")
     found = read(str(tmp_path / "list"), "/base")
     images = [f"/base/{name}.tif" for name in "abc"]
-    assert [(f.id, *f.images, f.label, f.footprint) for f in found] == [
+    assert [(f.id, *f.image.split("\n"), f.label, f.footprint) for f in found] == [
         ("0", images[0], None, None),
         ("1", images[1], "/base/b.png", None),
         ("12", images[2], None, None),
