@@ -27,7 +27,13 @@ LAYERS = [
     ["world", "store"],
     ["log"],
     # windows, grids and the interface of a reader; formats implement it; the rest of the package uses the formats
-    ["data.rasters.windows", "data.rasters.horizontal_crs", "data.rasters.gdal_env", "data.rasters.grids"],
+    [
+        "data.rasters.windows",
+        "data.rasters.pixels",
+        "data.rasters.horizontal_crs",
+        "data.rasters.gdal_env",
+        "data.rasters.grids",
+    ],
     ["data.rasters.raster_reader", "data.rasters.dtypes", "data.rasters.band_names", "data.rasters.tile_cache"],
     ["data.rasters.resampling", "data.rasters.remote_reader"],
     ["data.rasters.formats"],

@@ -224,7 +224,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
         "`reading.mppp: 0.5`",
         "`compute.threads`",
         "`pipeline.from_nowhere`",
-        "`measuring.nothing(manifest)`",
+        "`compute.nothing(manifest)`",
         "`bundle.nothing`",
         "    segpipe train a.yaml train.stepz=3",
         "`jobs/recipes/none.yaml`",
@@ -250,7 +250,7 @@ def test_what_does_not_exist_is_found(text: str) -> None:
         "`compute.threads_per_worker=2`",
         "`split.seed`",
         "`torch.export` `left_out.json`",
-        "`measuring.jobs(manifest, data)` `bundle.network(image)` `pipeline.metrics`",
+        "`compute.jobs(manifest, data)` `bundle.network(image)` `pipeline.metrics`",
         "```python\nfrom pipeline.data.feed.plan import Plan\nPlan.of\n```",
     ],
 )

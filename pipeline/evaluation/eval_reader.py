@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,10 @@ from pipeline.data.chips.quarantine import NONE, Replaced, Tally
 from pipeline.data.chips.raw_chip import RawChip, pixels
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.chips.statistics.normalise import Normalisation
-from pipeline.data.chips.statistics.per_scene import Read
 from pipeline.data.feed.shards.shard_reader import Shards
 from pipeline.data.labels import masks
 from pipeline.data.labels.classes import IGNORE
+from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.data.scenes.scene import Scene
@@ -47,7 +46,7 @@ class Tolerant:
         if self.normalisation.by_scene:
             read = per_scene.reader(read, scene.height, scene.width, scene.slices)
 
-        def tried(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        def tried(window: Window) -> Pixels:
             try:
                 return read(window)
             except DataError as error:
@@ -69,7 +68,7 @@ class Tolerant:
             self._count(scene, window, error)
             return np.full_like(prediction, IGNORE)
 
-    def picture(self, scene: Scene, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def picture(self, scene: Scene, window: Window) -> Pixels:
         """Raw pixels [C, h, w] and validity [h, w] of a window that was judged, perhaps not all of it.
 
         Raises:
@@ -82,10 +81,10 @@ class Tolerant:
                 raise
             return self._nothing(window)  # what is wrong there has been counted
 
-    def _pixels(self, scene: Scene, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _pixels(self, scene: Scene, window: Window) -> Pixels:
         cut = self._prepared(scene, window)
         if cut is not None:
-            return cut.image, cut.valid
+            return Pixels(cut.image, cut.valid)
         return pixels(scene, window, nodata=self.data.nodata, data=self.data)
 
     def _prepared(self, scene: Scene, window: Window) -> RawChip | None:
@@ -101,6 +100,6 @@ class Tolerant:
             raise error
         self.tally.add([Replaced(NONE, scene.id, window, error.message)])
 
-    def _nothing(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _nothing(self, window: Window) -> Pixels:
         shape = window.height, window.width
-        return np.zeros((len(self.manifest.bands), *shape), self.manifest.dtype), np.zeros(shape, np.bool_)
+        return Pixels(np.zeros((len(self.manifest.bands), *shape), self.manifest.dtype), np.zeros(shape, np.bool_))

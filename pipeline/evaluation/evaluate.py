@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from pipeline import metrics, store
 from pipeline.data.chips import quarantine
 from pipeline.data.chips.quarantine import LeftOut, Tally
-from pipeline.data.chips.statistics.per_scene import Read
 from pipeline.data.feed import batch_diversity
 from pipeline.data.feed.shards import use_shards
 from pipeline.data.labels.classes import IGNORE, Classes
+from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.index import current
 from pipeline.data.scenes.manifest import Manifest
@@ -76,9 +76,9 @@ class _Job:
         if places in (None, tuple(range(len(self.manifest.bands)))):
             return read
 
-        def ordered(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        def ordered(window: Window) -> Pixels:
             image, valid = read(window)
-            return image[list(places or ())], valid
+            return Pixels(image[list(places or ())], valid)
 
         return ordered
 

@@ -13,6 +13,7 @@ from pipeline import config
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.rasters.dtypes import not_nodata
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import RecipeError
 from pipeline.metrics import predict_classes
@@ -86,13 +87,13 @@ def _by_windows(
     """The same by windows that are blended, as `predict` does it."""
     section = config.replace(bundle.predict, {"window": window, "overlap": overlap})
 
-    def read(area: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read(area: Window) -> Pixels:
         pixels = np.zeros((len(image), area.height, area.width), image.dtype)
         there = np.zeros(pixels.shape[1:], np.bool_)
         part = np.s_[..., area.row : area.row + area.height, area.col : area.col + area.width]
         height, width = valid[part].shape
         pixels[:, :height, :width], there[:height, :width] = image[part], valid[part]
-        return pixels, there
+        return Pixels(pixels, there)
 
     strips = blend.stream(
         bundle.network,

@@ -20,13 +20,11 @@ from torch import Tensor, nn
 
 from pipeline.data.chips.statistics.moments import representable
 from pipeline.data.labels.classes import IGNORE
+from pipeline.data.rasters.pixels import Read
 from pipeline.data.rasters.windows import Window, cover
 from pipeline.errors import RecipeError
 from pipeline.metrics import Task, predict_classes
 from pipeline.recipe import Predict
-
-Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
-"""Gives the pixels [C, h, w] of a window, and which of them are valid [h, w]; outside the scene nothing is."""
 
 _UNCLIPPED: Final = 1024
 """A window up to this size may be larger than the scene; beyond, it is cut to the scene."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.data.rasters import raster_io
 from pipeline.data.rasters.band_names import by_name, is_unnamed
 from pipeline.data.rasters.grids import Grid, pixel_size
+from pipeline.data.rasters.pixels import Read
 from pipeline.data.rasters.raster_io import RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
@@ -24,8 +24,6 @@ _FEW_PIXELS: Final = 100
 _NARROW, _WIDE, _BESIDE = 0.05, 10.0, 0.5
 _PERCENT: Final = (1.0, 50.0, 99.0)
 _HINT: Final = "predict images whose bands have the names, or without names the number and order, of the bundle's"
-
-Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
 
 
 class Input(NamedTuple):

@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline import config, store
 from pipeline.data.chips.statistics import per_scene
-from pipeline.data.chips.statistics.per_scene import Read
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.rasters import raster_io
+from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.raster_io import RasterInfo, Writer
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import pairing, pointer_files
@@ -228,7 +226,7 @@ class _Job:
                 note(100 * (row + prediction.shape[-2]) // grid.height)
 
 
-def _of_slice(read: Read, number: int, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _of_slice(read: Read, number: int, window: Window) -> Pixels:
     return read(window._replace(slice=number))
 
 

@@ -22,7 +22,7 @@ from torch import distributed as dist
 
 from pipeline import log, store
 from pipeline.data.chips.statistics import annotation
-from pipeline.data.chips.statistics import compute as measuring
+from pipeline.data.chips.statistics import compute as compute_statistics
 from pipeline.data.feed.planning import plan_of
 from pipeline.data.feed.shards import use_shards as shards
 from pipeline.data.parallel import choose
@@ -164,7 +164,7 @@ def _open(
         if choose.elsewhere(recipe.compute):
             stack.enter_context(_on_ray().connected(recipe.compute))  # too small a cluster is known before it reads
         with choose.chosen(recipe.compute) as mapped:
-            moments = measuring.cached(reads, manifest, mapped)
+            moments = compute_statistics.cached(reads, manifest, mapped)
             annotation.check(manifest, moments)
             plan_of(reads, manifest, moments, mapped=mapped)
         for split, place in prepared.items():

@@ -9,7 +9,7 @@ import pytest
 from ray.train import UserCallback
 
 from pipeline import recipe as recipes
-from pipeline.data.chips.statistics import compute as measuring
+from pipeline.data.chips.statistics import compute as compute_statistics
 from pipeline.data.scenes.index import current
 from pipeline.errors import ClusterError, DivergedError, SceneError
 from pipeline.recipe import Compute, Recipe
@@ -112,7 +112,7 @@ class Attempts(UserCallback):
 def test_an_error_of_a_reading_task_comes_out_as_it_is_and_is_not_tried_again(ray_cluster, tmp_path):
     folder = world(tmp_path / "scenes")
     recipe = recipe_in(folder, tmp_path, **ON_RAY)
-    measuring.cached(recipe, current(recipe))
+    compute_statistics.cached(recipe, current(recipe))
     for path in sorted((folder / "images").iterdir()):
         path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(SceneError, match=r"s\d\.tif"):

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.chips.statistics.moments import representable
 from pipeline.data.chips.statistics.normalise import Normalisation
-from pipeline.data.chips.statistics.per_scene import Read
 from pipeline.data.labels import aoi, masks
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.rasters import raster_io, resampling
+from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
 from pipeline.recipe import Data
@@ -89,7 +89,7 @@ def read(
 
 def pixels(
     scene: Scene, window: Window, *, nodata: float | None, data: Data | None = None, shape: Shape | None = None
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+) -> Pixels:
     """The image [C, h, w] at a window, and where it is valid [h, w]; see `read`.
 
     Raises:
@@ -113,7 +113,7 @@ def pixels(
         image, valid = read_at(shape=shape)
         valid = valid & _well_inside(scene, scene.footprint, window, data, shape)
     _end_at_edges(scene, window, valid)
-    return image, valid
+    return Pixels(image, valid)
 
 
 def of_scene(scene: Scene, reading: Reading) -> Reading:
@@ -178,7 +178,7 @@ def _well_inside(scene: Scene, footprint: str, window: Window, data: Data, shape
 def reader_of(scene: Scene, data: Data, normalisation: Normalisation | None = None) -> Read:
     """A function that reads windows of a scene's image; normalised by the scene's own numbers, if that is the way."""
 
-    def read_raw(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read_raw(window: Window) -> Pixels:
         return pixels(scene, window, nodata=data.nodata, data=data)
 
     if normalisation is None or not normalisation.by_scene:

@@ -18,6 +18,7 @@ from pipeline.data.doctor.near_duplicates import Marks
 from pipeline.data.doctor.read_plan import Plan
 from pipeline.data.doctor.sentinels import Rim
 from pipeline.data.labels.classes import IGNORE, Classes
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import PipelineError
 from pipeline.recipe import Data
@@ -49,7 +50,7 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
         ids=ids,
         blank=sum(_blank(p) for p in patches) / max(num_valid, 1),
         labelled=_labelled(patches, len(classes)),
-        extremes=sentinels.extremes([(p.pixels, p.valid) for p in patches]),
+        extremes=sentinels.extremes([Pixels(p.pixels, p.valid) for p in patches]),
         rim=_rim(entry, patches, plan),
         alpha=access.alpha(entry, data),
         shifts=shifts,

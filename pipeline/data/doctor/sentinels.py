@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.rasters.pixels import Pixels
+
 KNOWN: Final = (-9999, -99999, -999, -99, -32768, -32767, -2147483648, 9999, 65535, 32767, 2147483647, 99999)
 """Values that are often written where nothing was measured; besides these, all beyond ±1e19 of floats."""
 
@@ -69,7 +71,7 @@ class Rim:
     exact: bool
 
 
-def extremes(patches: Sequence[tuple[NDArray[Any], NDArray[np.bool_]]]) -> tuple[Extreme, ...]:
+def extremes(patches: Sequence[Pixels]) -> tuple[Extreme, ...]:
     """Values at the ends of each band's range that several pixels hold.
 
     Args:

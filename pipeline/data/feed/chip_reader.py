@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from pipeline.data.chips import raw_chip
 from pipeline.data.chips.raw_chip import RawChip
@@ -18,6 +15,7 @@ from pipeline.data.feed import coalesce
 from pipeline.data.feed.shards.shard_reader import Shards
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters import raster_io, resampling
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import staleness
 from pipeline.data.scenes.scene import Scene
@@ -79,9 +77,9 @@ class ChipReader:
         """What `per_scene` normalises a scene by, measured once per process."""
         if scene not in self._values:
 
-            def read(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            def read(window: Window) -> Pixels:
                 cut = self._read(scene, window, None)
-                return cut.image, cut.valid
+                return Pixels(cut.image, cut.valid)
 
             of = self.scenes[scene]
             self._values[scene] = per_scene.measure(read, of.height, of.width, of.slices)

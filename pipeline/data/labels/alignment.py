@@ -6,7 +6,6 @@ for every format that can be read in windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,10 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.data.rasters import gdal_env
 from pipeline.data.rasters.grids import Grid, project, to_pixels
+from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
-
-Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
-"""Reads a window of a raster that may reach outside: values [..., h, w] and validity [h, w]."""
 
 _Positions = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -32,7 +29,7 @@ _MAX_READ_PIXELS: Final = 1 << 22
 _OUTSIDE: Final = -1
 
 
-def read_aligned(read: Read, ours: Grid, theirs: Grid, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def read_aligned(read: Read, ours: Grid, theirs: Grid, window: Window) -> Pixels:
     """Read a label at a window of another grid.
 
     Args:
@@ -150,24 +147,22 @@ def _index(positions: NDArray[np.float64], length: int) -> NDArray[np.int64]:
     return np.where(inside, whole, _OUTSIDE).astype(np.int64)
 
 
-def _gather(
-    read: Read, rows: NDArray[np.int64], cols: NDArray[np.int64], slice_: int
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _gather(read: Read, rows: NDArray[np.int64], cols: NDArray[np.int64], slice_: int) -> Pixels:
     """The pixels at these rows and columns, read in one piece if that is not far more than is needed."""
     inside = (rows != _OUTSIDE) & (cols != _OUTSIDE)
     if not inside.any():
         values, _ = read(Window(0, 0, 1, 1, slice_))  # tells the dtype and the bands
-        return np.zeros((*values.shape[:-2], *inside.shape), values.dtype), inside
+        return Pixels(np.zeros((*values.shape[:-2], *inside.shape), values.dtype), inside)
     (top, bottom), (left, right) = (_bounds(v, inside) for v in (rows, cols))
     longer = int(np.argmax(inside.shape))
     large = (bottom - top) * (right - left) > max(_MAX_READ_PIXELS, 4 * inside.size)
     if large and inside.shape[longer] > 1:
         halves = zip(_halves(rows, longer), _halves(cols, longer), strict=True)
         values, valid = zip(*(_gather(read, r, c, slice_) for r, c in halves), strict=True)
-        return np.concatenate(values, axis=longer - 2), np.concatenate(valid, axis=longer)
+        return Pixels(np.concatenate(values, axis=longer - 2), np.concatenate(valid, axis=longer))
     pixels, known = read(Window(top, left, bottom - top, right - left, slice_))
     row, col = (rows - top).clip(0, bottom - top - 1), (cols - left).clip(0, right - left - 1)
-    return pixels[..., row, col], known[row, col] & inside
+    return Pixels(pixels[..., row, col], known[row, col] & inside)
 
 
 def _bounds(indices: NDArray[np.int64], inside: NDArray[np.bool_]) -> tuple[int, int]:

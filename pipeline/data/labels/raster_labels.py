@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.labels import palettes, slide_levels, vectors
-from pipeline.data.labels.alignment import Read, read_aligned
+from pipeline.data.labels.alignment import read_aligned
 from pipeline.data.labels.classes import IGNORE, Classes, unknown_values
 from pipeline.data.rasters import gdal_env, raster_io
 from pipeline.data.rasters.grids import Grid, RasterInfo, to_pixels
+from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import LabelError, SceneError
@@ -251,18 +252,16 @@ def _hidden(
         return None
     uri, label = str(scene.label), _is_plain(info)
 
-    def read_present(part: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read_present(part: Window) -> Pixels:
         there = raster_io.present(uri, part, label=label, reading=_reading(uri, vectors.version(uri), data.reading))
-        return there, there
+        return Pixels(there, there)
 
     _, present = _values(scene, uri, window, data, read_present)
     hidden: NDArray[np.bool_] = present & ~valid
     return hidden if hidden.any() else None
 
 
-def _values(
-    scene: Scene, uri: str, window: Window, data: Data, read_window: Read
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _values(scene: Scene, uri: str, window: Window, data: Data, read_window: Read) -> Pixels:
     """Values [..., h, w] on the grid of the scene; validity [h, w], False outside the scene."""
     shift: tuple[int, int] | None = scene.origin
     whole = slide_levels.finest(scene, data.reading)
@@ -285,7 +284,7 @@ def _values(
         valid = valid.copy()
         valid[: max(0, -row)] = valid[max(0, scene.height - row) :] = False
         valid[:, : max(0, -col)] = valid[:, max(0, scene.width - col) :] = False
-    return values, valid
+    return Pixels(values, valid)
 
 
 @lru_cache(maxsize=4096)
@@ -306,7 +305,7 @@ def _reader(uri: str, info: RasterInfo, data: Data) -> Read:
     """How windows are read: one band of integers as [h, w], of a palette the indices; all else as bands [C, h, w]."""
     reading = _reading(uri, vectors.version(uri), data.reading)
     if _is_plain(info):
-        return lambda window: raster_io.read_label(uri, window, reading=reading)
+        return lambda window: Pixels(*raster_io.read_label(uri, window, reading=reading))
     return lambda window: raster_io.read(uri, window, reading=reading)
 
 

@@ -24,7 +24,8 @@ from pipeline.data.rasters.formats.band_files import BandsReader
 from pipeline.data.rasters.formats.band_selection import choose
 from pipeline.data.rasters.formats.open import open_reader
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.raster_reader import DAMAGED, Pixels, Reader
+from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.raster_reader import DAMAGED, Reader
 from pipeline.data.rasters.raster_writer import Writer, write_cog
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import LabelError, SceneError
@@ -208,7 +209,7 @@ def _image(uri: str, pixels_valid: Pixels, nodata: float | None, rule: Rule) -> 
     allowed = not_nodata(pixels, [nodata] * len(pixels), rule)
     if allowed is not None:
         valid &= allowed
-    return as_image(uri, pixels, valid), valid
+    return Pixels(as_image(uri, pixels, valid), valid)
 
 
 def _scaled(

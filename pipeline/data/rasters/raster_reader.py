@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.rasters.grids import Grid, RasterInfo
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import PipelineError, SceneError
 from pipeline.recipe.data import Reading
@@ -23,9 +24,6 @@ MAX_BLOCK_BYTES: Final = 2 << 30
 """What must be in memory to read any one pixel."""
 MAX_WHOLE_BYTES: Final = 1 << 30
 """The same of formats that are compressed as a whole, where a small file can hold gigabytes."""
-
-Pixels = tuple[NDArray[Any], NDArray[np.bool_]]
-"""Values [C, h, w] and validity [h, w]."""
 
 
 class Reader(Protocol):

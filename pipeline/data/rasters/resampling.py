@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.rasters import raster_reader
-from pipeline.data.rasters.raster_reader import Pixels, Reader
+from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.raster_reader import Reader
 from pipeline.data.rasters.windows import Window
 
 CHUNK_PIXELS: Final = 1 << 22
@@ -63,7 +64,7 @@ def padded(reader: Reader, window: Window, bands: list[int] | None = None, level
     if inside.height > 0 and inside.width > 0 and there:
         rows, cols = raster_reader.cut(inside._replace(row=inside.row - window.row, col=inside.col - window.col))
         pixels[:, rows, cols], valid[rows, cols] = reader.read(inside, bands, level)
-    return pixels, valid
+    return Pixels(pixels, valid)
 
 
 def padded_present(reader: Reader, window: Window) -> NDArray[np.bool_]:
@@ -117,10 +118,10 @@ def sampled(
         else:
             pixels, valid = read(Window(0, 0, 1, 1, window_slice))
             shape = part.num, cols.num
-            parts.append((np.zeros((len(pixels), *shape), pixels.dtype), np.zeros(shape, np.bool_)))
+            parts.append(Pixels(np.zeros((len(pixels), *shape), pixels.dtype), np.zeros(shape, np.bool_)))
     pixels, valid = np.concatenate([p for p, _ in parts], axis=1), np.concatenate([v for _, v in parts])
     valid &= _inside(rows, size[0])[:, None] & _inside(cols, size[1])
-    return pixels, valid
+    return Pixels(pixels, valid)
 
 
 def sampled_nearest(
@@ -140,7 +141,7 @@ def sampled_nearest(
         down_here, across_here = (lines - top)[:, None], across - left
         parts.append((pixels[:, down_here, across_here], valid[down_here, across_here]))
     pixels, valid = np.concatenate([p for p, _ in parts], axis=1), np.concatenate([v for _, v in parts])
-    return np.where(there, pixels, pixels.dtype.type(0)), valid & there
+    return Pixels(np.where(there, pixels, pixels.dtype.type(0)), valid & there)
 
 
 def _inside(line: Axis, length: int) -> NDArray[np.bool_]:
@@ -185,7 +186,7 @@ def resized(pixels: NDArray[Any], valid: NDArray[np.bool_], shape: tuple[int, in
             pixels = out
         if hidden is not None and hidden.shape != size:
             hidden = cv2.resize(hidden, size[::-1], interpolation=how)
-    return pixels, np.ones(shape, np.bool_) if hidden is None else hidden <= _EXACT
+    return Pixels(pixels, np.ones(shape, np.bool_) if hidden is None else hidden <= _EXACT)
 
 
 def resampled(pixels: NDArray[Any], valid: NDArray[np.bool_], rows: Axis, cols: Axis) -> Pixels:
@@ -206,7 +207,7 @@ def resampled(pixels: NDArray[Any], valid: NDArray[np.bool_], rows: Axis, cols: 
     if kind.kind in "iu":
         np.rint(work, out=work)
     shape = (rows.num, cols.num)
-    return work.astype(kind), np.ones(shape, np.bool_) if hidden is None else ~hidden
+    return Pixels(work.astype(kind), np.ones(shape, np.bool_) if hidden is None else ~hidden)
 
 
 def _nearest(line: Axis) -> NDArray[np.int64]:
@@ -238,4 +239,4 @@ def merged(parts: list[Pixels]) -> Pixels:
     valid = parts[0][1].copy()
     for _, more in itertools.islice(parts, 1, None):
         valid &= more
-    return np.concatenate([pixels for pixels, _ in parts]), valid
+    return Pixels(np.concatenate([pixels for pixels, _ in parts]), valid)

@@ -17,11 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.store import Cache
-
-Pixels = tuple[NDArray[Any], NDArray[np.bool_]]
-"""Values [C, h, w] and validity [h, w]."""
 
 _SMALL, _USUAL, _LARGE = 256, 512, 1024
 _MOST_CELLS: Final = 64
@@ -69,7 +67,7 @@ class TileCache:
             pixels, valid = source(area)
             for cell in missing:
                 part = _slices(cell, area)
-                found[cell] = pixels[:, *part], valid[part]
+                found[cell] = Pixels(pixels[:, *part], valid[part])
                 cache.put(self._key(cell), _encoded(pixels[:, *part], valid[part]))
         return _joined(window, {cell: pixels for cell, pixels in found.items() if pixels is not None})
 
@@ -106,7 +104,7 @@ def _joined(window: Window, cells: dict[Window, Pixels]) -> Pixels:
         common = window._replace(row=row, col=col, height=height, width=width)
         there, here = _slices(common, window), _slices(common, cell)
         pixels[:, *there], valid[there] = values[:, *here], known[here]
-    return pixels, valid
+    return Pixels(pixels, valid)
 
 
 def _encoded(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> bytes:
@@ -127,9 +125,11 @@ def _decoded(data: bytes | None, cell: Window) -> Pixels | None:
     dtype = np.dtype(head["dtype"])
     pixels = np.frombuffer(_codec(dtype.itemsize).decode(memoryview(data)[start:end]), dtype).reshape(head["shape"])
     if end == len(data):
-        return pixels, np.ones((cell.height, cell.width), np.bool_)
+        return Pixels(pixels, np.ones((cell.height, cell.width), np.bool_))
     bits = np.frombuffer(data, np.uint8, offset=end)
-    return pixels, np.unpackbits(bits, count=cell.height * cell.width).reshape(cell.height, cell.width).astype(np.bool_)
+    return Pixels(
+        pixels, np.unpackbits(bits, count=cell.height * cell.width).reshape(cell.height, cell.width).astype(np.bool_)
+    )
 
 
 @lru_cache(maxsize=8)

@@ -58,7 +58,7 @@ def alpha_values(uri: str, info: RasterInfo, reading: Reading) -> AlphaValues | 
 
     Args:
         uri: of the image.
-        info: what `rasters.describe` says of it with this reading.
+        info: what `raster_io.describe` says of it with this reading.
         reading: how it is read.
 
     Raises:

@@ -29,7 +29,9 @@ def looked_at(monkeypatch):
     """Ids of the scenes that were opened."""
     ids = []
     inspect_scene = inspection.inspect_scene
-    monkeypatch.setattr(inspection, "inspect_scene", lambda found, *rest: ids.append(found.id) or inspect_scene(found, *rest))
+    monkeypatch.setattr(
+        inspection, "inspect_scene", lambda found, *rest: ids.append(found.id) or inspect_scene(found, *rest)
+    )
     return ids
 
 

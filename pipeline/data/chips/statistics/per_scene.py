@@ -7,7 +7,7 @@ read in a process, on the same pixels each time, so that training and prediction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from typing import Any, Final
@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.chips.statistics.moments import Statistics
+from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
-
-Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
-"""Gives the pixels [C, h, w] of a window, and which of them are valid [h, w]."""
 
 _WINDOW: Final = 256
 _WINDOWS: Final = 16
@@ -67,9 +65,9 @@ def reader(read: Read, height: int, width: int, slices: int = 1) -> Read:
     def values() -> SceneValues:
         return measure(read, height, width, slices)
 
-    def normalised(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def normalised(window: Window) -> Pixels:
         pixels, valid = read(window)
-        return values().apply(pixels, valid), valid
+        return Pixels(values().apply(pixels, valid), valid)
 
     return normalised
 
@@ -77,9 +75,9 @@ def reader(read: Read, height: int, width: int, slices: int = 1) -> Read:
 def whole(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """An image [C, H, W] in memory that is a scene by itself, normalised; 0 where it is not valid [H, W]."""
 
-    def read(window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read(window: Window) -> Pixels:
         area = np.s_[..., window.row : window.row + window.height, window.col : window.col + window.width]
-        return image[area], valid[area]
+        return Pixels(image[area], valid[area])
 
     return measure(read, *image.shape[-2:]).apply(image, valid)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.raster_reader import Pixels
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -44,7 +44,7 @@ class ArrayReader(raster_reader.ReaderBase):
         if self.change is not None:
             return self.change(pixels)
         pixels = pixels.astype(self.dtype, copy=False)  # the byte order of this machine
-        return pixels, raster_reader.finite(pixels)
+        return Pixels(pixels, raster_reader.finite(pixels))
 
     def close(self) -> None:
         """Nothing: the map goes with the array."""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pipeline.data.rasters import gdal_env, raster_reader, resampling
 from pipeline.data.rasters.dtypes import Rule, image_dtype, is_measured, is_unusable, stored_as
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.raster_reader import Pixels, Reader
+from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.raster_reader import Reader
 from pipeline.data.rasters.resampling import Axis
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
@@ -127,13 +128,13 @@ class BandsReader:
             own = [band - begin for band in dict.fromkeys(wanted) if begin <= band < begin + part.num_bands]
             if own:
                 pixels, allowed, absent = self._read(number, window, own, level)
-                found.append((pixels.astype(self.dtype, copy=False), allowed))
+                found.append(Pixels(pixels.astype(self.dtype, copy=False), allowed))
                 missing.append(absent)
                 order += [band + begin for band in own]
             begin += part.num_bands
         pixels, valid = resampling.merged(found)
         valid &= is_measured(np.concatenate(missing), self.rule)
-        return (pixels if order == wanted else pixels[[order.index(band) for band in wanted]]), valid
+        return Pixels(pixels if order == wanted else pixels[[order.index(band) for band in wanted]], valid)
 
     def _relation(self, number: int) -> tuple[tuple[float, float], tuple[float, float]]:
         if number == 0:
@@ -164,7 +165,7 @@ class BandsReader:
         def with_marks(area: Window) -> Pixels:
             """Bands and, for each, the highest value of the type where it is nodata."""
             pixels, allowed, missing = _marked(part.read(area, bands), nodata)
-            return np.concatenate([pixels, missing * _mark(pixels.dtype)]), allowed
+            return Pixels(np.concatenate([pixels, missing * _mark(pixels.dtype)]), allowed)
 
         sampled = resampling.sampled_nearest if self.label else resampling.sampled
         both, allowed = sampled(with_marks, size, down, across, window.slice)

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.raster_reader import Pixels, Reader
+from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.raster_reader import Reader
 from pipeline.data.rasters.windows import Window
 
 UPRIGHT: Final = 1
@@ -98,7 +99,7 @@ class OrientedReader:
         if turned:
             stored = window._replace(row=col, col=row, height=window.width, width=window.height)
         pixels, valid = self.reader.read(stored, bands, level)
-        return np.ascontiguousarray(self._shown(pixels)), np.ascontiguousarray(self._shown(valid))
+        return Pixels(np.ascontiguousarray(self._shown(pixels)), np.ascontiguousarray(self._shown(valid)))
 
     def _shown(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         turned, down, across = _MOVES[self.orientation]

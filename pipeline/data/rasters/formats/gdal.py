@@ -24,7 +24,8 @@ from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.dtypes import Rule, not_nodata, stored_as
 from pipeline.data.rasters.formats.gcps import placed
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.raster_reader import DAMAGED, Pixels
+from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.raster_reader import DAMAGED
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -325,7 +326,7 @@ class GdalReader:
         measured = not_nodata(pixels, declared, self.rule)
         if measured is not None:
             valid &= measured
-        return (pixels if self.top is None else self.top - pixels), source._unmasked(valid, area, chosen)
+        return Pixels(pixels if self.top is None else self.top - pixels, source._unmasked(valid, area, chosen))
 
     def _unmasked(self, valid: NDArray[np.bool_], area: GdalWindow, chosen: Sequence[int]) -> NDArray[np.bool_]:
         asked = self.masked[:1] if self.shares_mask else tuple(i for i in self.masked if i in chosen)
@@ -351,6 +352,6 @@ class GdalReader:
         stored = None if self.nodata[0] is None else stored_as(float(self.nodata[0]), values.dtype)
         if stored is not None:
             valid &= values != stored
-        return colors[list(range(len(palette) - 1) if bands is None else bands)], self._unmasked(
-            valid, area, self.bands
+        return Pixels(
+            colors[list(range(len(palette) - 1) if bands is None else bands)], self._unmasked(valid, area, self.bands)
         )

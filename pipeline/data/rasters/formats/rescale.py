@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.rasters.raster_reader import Pixels
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.errors import SceneError
 
 
@@ -43,7 +43,7 @@ class Rescale:
         if stored.dtype.kind == "f":
             valid &= np.isfinite(stored).all(axis=0)
         if (self.slope, self.intercept, self.limits) == (1.0, 0.0, None):
-            return stored.astype(self.dtype, copy=False), valid
+            return Pixels(stored.astype(self.dtype, copy=False), valid)
         values = stored.astype(np.float64) * self.slope + self.intercept
         if self.limits is not None:
             values = np.clip(values, *self.limits)
@@ -57,7 +57,7 @@ class Rescale:
                     "set data.reading.hounsfield to the range that matters, such as [-1024, 3071]",
                 )
             values = np.clip(values, bounds.min, bounds.max)
-        return values.astype(target), valid
+        return Pixels(values.astype(target), valid)
 
 
 def result_dtype(

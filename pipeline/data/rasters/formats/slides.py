@@ -20,7 +20,7 @@ from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.formats import slide_metadata, slide_pages
 from pipeline.data.rasters.formats.slide_pages import Level
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.raster_reader import Pixels
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -72,7 +72,7 @@ class SlideReader(raster_reader.ReaderBase):
         if self.palette is not None:
             pixels = self.palette[wanted][:, pixels[0]]
         valid &= raster_reader.finite(pixels)
-        return pixels, valid
+        return Pixels(pixels, valid)
 
     def _read_plane(
         self,

@@ -19,7 +19,7 @@ from pipeline.data.rasters.formats import attributes, coordinates
 from pipeline.data.rasters.formats.arrays import IMAGE_KEYS, LABEL_KEYS, as_bands
 from pipeline.data.rasters.formats.attributes import Meaning, Variable
 from pipeline.data.rasters.grids import RasterInfo
-from pipeline.data.rasters.raster_reader import Pixels
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -60,7 +60,7 @@ class VariableReader(raster_reader.ReaderBase):
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Measured values, and where any were measured."""
         pixels, valid, missing = self.measured(window, bands)
-        return pixels, valid & is_measured(missing, self.rule)
+        return Pixels(pixels, valid & is_measured(missing, self.rule))
 
     def measured(
         self, window: Window, bands: Sequence[int] | None = None
@@ -111,9 +111,9 @@ class SeveralReader(raster_reader.ReaderBase):
             found = [part.measured(window) for part in self.parts]
         else:
             found = [part.measured(window, [number]) for part, number in (own[band] for band in bands)]
-        pixels, valid = resampling.merged([(values, allowed) for values, allowed, _ in found])
+        pixels, valid = resampling.merged([Pixels(values, allowed) for values, allowed, _ in found])
         missing = np.concatenate([absent for _, _, absent in found])
-        return pixels.astype(self.dtype, copy=False), valid & is_measured(missing, self.rule)
+        return Pixels(pixels.astype(self.dtype, copy=False), valid & is_measured(missing, self.rule))
 
     def present(self, window: Window) -> NDArray[np.bool_]:
         """Everywhere: what is hidden are fill values."""

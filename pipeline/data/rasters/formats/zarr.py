@@ -14,7 +14,7 @@ from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.dtypes import Rule, not_nodata
 from pipeline.data.rasters.formats.arrays import as_bands
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.raster_reader import Pixels
+from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading
@@ -59,7 +59,7 @@ class ZarrReader(raster_reader.ReaderBase):
             pixels = pixels[list(bands)]
         valid = raster_reader.finite(pixels)
         measured = not_nodata(pixels, [self.fill] * len(pixels), self.rule)
-        return pixels, valid if measured is None else valid & measured
+        return Pixels(pixels, valid if measured is None else valid & measured)
 
     def present(self, window: Window) -> NDArray[np.bool_]:
         """Everywhere: what is hidden are fill values."""

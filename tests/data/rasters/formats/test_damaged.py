@@ -29,7 +29,7 @@ CHILD = """
 import json, resource, signal, sys, time, warnings
 warnings.simplefilter("ignore")
 import imagecodecs, nibabel, numcodecs.zlib, pydicom, pyfive, tifffile, zarr
-from pipeline.data import rasters
+from pipeline.data.rasters import raster_io
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import LabelError, SceneError
 
@@ -37,11 +37,11 @@ pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30),) * 2)
 W = Window(0, 0, 64, 64)
 attempts = {
-    "describe": rasters.describe,
-    "probe": rasters.probe,
-    "read": lambda uri: rasters.read(uri, W),
-    "shrink": lambda uri: rasters.read(uri, Window(0, 0, 640, 640), shape=(32, 32)),
-    "label": lambda uri: rasters.read_label_bands(uri, W),
+    "describe": raster_io.describe,
+    "probe": raster_io.probe,
+    "read": lambda uri: raster_io.read(uri, W),
+    "shrink": lambda uri: raster_io.read(uri, Window(0, 0, 640, 640), shape=(32, 32)),
+    "label": lambda uri: raster_io.read_label_bands(uri, W),
 }
 for uri in sys.argv[1:]:
     print(json.dumps({"begin": uri}), flush=True)

@@ -293,9 +293,9 @@ def test_without_the_library_the_error_names_the_extra(tmp_path):
     svs(tmp_path / "a.svs")
     code = (
         "import sys; sys.modules['tifffile'] = None\n"
-        "from pipeline.data import rasters\n"
+        "from pipeline.data.rasters import raster_io\n"
         "from pipeline.errors import SceneError\n"
-        f"try: rasters.describe({str(tmp_path / 'a.svs')!r})\n"
+        f"try: raster_io.describe({str(tmp_path / 'a.svs')!r})\n"
         "except SceneError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
