@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.data.doctor.findings import Entry
-from pipeline.data.rasters.windows import Window
+from pipeline.data.rasters.windows import Window, divide
 
 MAX_SCENES: Final = 1000
 """Pixels are read from at most so many scenes."""
@@ -85,11 +85,7 @@ def label_windows(entry: Entry, labels_whole: bool, num_scenes: int) -> list[Win
     if entry.info is None:
         return []
     height, width = entry.grid.height, entry.grid.width
-    every = [
-        Window(r, c, min(_LABEL_SIDE, height - r), min(_LABEL_SIDE, width - c), s)
-        for s in range(entry.info.slices)
-        for r, c in itertools.product(range(0, height, _LABEL_SIDE), range(0, width, _LABEL_SIDE))
-    ]
+    every = list(divide(height, width, _LABEL_SIDE, _LABEL_SIDE, entry.info.slices))
     if labels_whole:
         return every
     most = max(1, LABEL_PIXELS // (_LABEL_SIDE**2 * num_scenes))

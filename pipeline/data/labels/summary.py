@@ -15,7 +15,7 @@ from pipeline.data.labels import aoi, masks, raster_labels, shapes, vectors
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.labels.shapes import Shapes
 from pipeline.data.rasters.grids import RasterInfo
-from pipeline.data.rasters.windows import Window
+from pipeline.data.rasters.windows import Window, divide
 from pipeline.data.scenes import geojson_footprints
 from pipeline.data.scenes.scene import Scene, SceneFiles
 from pipeline.errors import DataError, SceneError
@@ -286,8 +286,4 @@ def _about(drawn: Shapes, scene: Scene) -> list[str]:
 
 
 def _windows(scene: Scene) -> Iterator[Window]:
-    for number in range(scene.slices):
-        for row in range(0, scene.height, _WINDOW):
-            for col in range(0, scene.width, _WINDOW):
-                height, width = min(_WINDOW, scene.height - row), min(_WINDOW, scene.width - col)
-                yield Window(row, col, height, width, number)
+    return divide(scene.height, scene.width, _WINDOW, _WINDOW, scene.slices)

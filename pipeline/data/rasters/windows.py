@@ -1,9 +1,11 @@
-"""Windows: half-open rectangles in pixels of a scene, and how to cover a scene with them. Pure arithmetic."""
+"""Windows: half-open rectangles in pixels of a scene, and how to divide or cover a scene by them. Pure arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Window(NamedTuple):
@@ -35,6 +37,47 @@ def cover(height: int, width: int, size: int, overlap: float = 0.0) -> Iterator[
     for row in starts(height, size, overlap):
         for col in cols:
             yield Window(row, col, size, size)
+
+
+def divide(height: int, width: int, rows: int, cols: int, slices: int = 1) -> Iterator[Window]:
+    """Disjoint windows of rows × cols pixels, row by row and slice by slice, that make up a scene.
+
+    The last ones of a row or column are smaller where the scene ends.
+
+    Args:
+        height: rows of the scene.
+        width: columns of the scene.
+        rows: height of a window in pixels.
+        cols: width of a window in pixels.
+        slices: number of slices of the scene.
+    """
+    for number in range(num_windows(height, width, rows, cols, slices)):
+        yield window_at(number, height, width, rows, cols)
+
+
+def num_windows(height: int, width: int, rows: int, cols: int, slices: int = 1) -> int:
+    """How many windows `divide` gives, without making them."""
+    return -(-height // rows) * -(-width // cols) * slices
+
+
+def window_at(number: int, height: int, width: int, rows: int, cols: int) -> Window:
+    """The window of `divide` at a position, without making the others."""
+    rest, col = divmod(number, -(-width // cols))
+    depth, row = divmod(rest, -(-height // rows))
+    top, left = row * rows, col * cols
+    return Window(top, left, min(rows, height - top), min(cols, width - left), depth)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` of the numbers below `total`, ascending, by stratified sampling: one at random of each equal run of them.
+
+    A plain stride could fall in step with the columns of windows and see one side of the scenes only. Equal arguments
+    give equal numbers; with a count of `total` or more these are all.
+    """
+    count = min(total, count)
+    jitter = np.random.default_rng(0).random(count) if count < total else np.zeros(count)
+    numbers: list[int] = ((np.arange(count) + jitter) * (total / count)).astype(np.int64).tolist()
+    return numbers
 
 
 def starts(length: int, size: int, overlap: float = 0.0) -> list[int]:

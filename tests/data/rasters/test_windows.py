@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.data.rasters import windows
 from pipeline.data.rasters.windows import Window, cover, nearest, num_starts, start, starts
 
 lengths = st.integers(1, 120)
@@ -58,3 +59,24 @@ def test_starts_can_be_computed_one_by_one(length, size, overlap):
 def test_the_nearest_interval_inside(first, size, length):
     inside = [0] if length <= size else range(length - size + 1)
     assert nearest(first, size, length) == min(inside, key=lambda start: abs(start - first))
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 30), st.integers(1, 30), st.integers(1, 3))
+def test_divide_makes_up_the_scene(height: int, width: int, rows: int, cols: int, slices: int) -> None:
+    times = np.zeros((slices, height, width), int)
+    found = list(windows.divide(height, width, rows, cols, slices))
+    for row, col, tall, wide, level in found:
+        assert 0 < tall <= rows and 0 < wide <= cols
+        assert times[level, row : row + tall, col : col + wide].shape == (tall, wide)
+        times[level, row : row + tall, col : col + wide] += 1
+    assert (times == 1).all()
+    assert len(found) == windows.num_windows(height, width, rows, cols, slices)
+
+
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_spread_takes_one_of_each_run(total: int, count: int) -> None:
+    found = windows.spread(total, count)
+    assert len(found) == min(total, count)
+    assert found == sorted(set(found)) and 0 <= found[0] and found[-1] < total
+    run = total / len(found)
+    assert all(int(k * run) <= number <= (k + 1) * run for k, number in enumerate(found))

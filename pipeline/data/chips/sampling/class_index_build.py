@@ -16,7 +16,7 @@ from pipeline.data.chips.sampling.class_index import FULL, Presence, Runs, cell_
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.parallel import local
 from pipeline.data.parallel.local import Map
-from pipeline.data.rasters.windows import Window
+from pipeline.data.rasters.windows import Window, divide
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import ManifestError
 from pipeline.log import Advance
@@ -134,9 +134,8 @@ def _windows(scenes: Sequence[Scene], cell: int) -> Iterator[tuple[Scene, Window
     """Strips over the whole width, in the order of the cells' numbers."""
     rows = max(1, _PIECE_PIXELS // cell) * cell
     for scene in scenes:
-        for level in range(scene.slices):
-            for row in range(0, scene.height, rows):
-                yield scene, Window(row, 0, min(rows, scene.height - row), scene.width, level)
+        for window in divide(scene.height, scene.width, rows, scene.width, scene.slices):
+            yield scene, window
 
 
 def _look(job: tuple[Scene, Window], read_mask: ReadMask, num_classes: int, cell: int) -> _Piece:

@@ -18,7 +18,7 @@ from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.parallel import local
 from pipeline.data.parallel.local import Map
-from pipeline.data.rasters.windows import Window
+from pipeline.data.rasters.windows import Window, num_windows, spread, window_at
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import DamagedError, ManifestError
@@ -132,25 +132,15 @@ def _statistics(entry: Mapping[str, Any], made_of: Mapping[str, Any]) -> Statist
 
 
 def _windows(sizes: Sequence[tuple[int, int, int]], num_pixels: int) -> list[tuple[int, Window]]:
-    """Disjoint windows, as (position of the scene, window), with about `num_pixels` pixels together.
-
-    They are drawn from all windows of all slices of all scenes by stratified sampling: one at random of every n. A
-    plain stride could fall in step with the columns of windows and see one side of the scenes only.
-    """
-    ends = list(itertools.accumulate(-(-h // _WINDOW) * -(-w // _WINDOW) * slices for h, w, slices in sizes))
+    """Disjoint windows, as (position of the scene, window), with about `num_pixels` pixels together, spread evenly."""
+    ends = list(itertools.accumulate(num_windows(h, w, _WINDOW, _WINDOW, slices) for h, w, slices in sizes))
     share = min(1.0, num_pixels / sum(h * w * slices for h, w, slices in sizes))
-    count = max(1, round(ends[-1] * share))
-    jitter = np.random.default_rng(0).random(count) if count < ends[-1] else np.zeros(count)
-    chosen = ((np.arange(count) + jitter) * (ends[-1] / count)).astype(np.int64).tolist()
     out = []
-    for number in chosen:
+    for number in spread(ends[-1], max(1, round(ends[-1] * share))):
         scene = bisect.bisect_right(ends, number)
-        height, width, slices = sizes[scene]
-        columns, rows = -(-width // _WINDOW), -(-height // _WINDOW)
-        rest, col = divmod(number - ends[scene] + columns * rows * slices, columns)
-        depth, row = divmod(rest, rows)
-        top, left = row * _WINDOW, col * _WINDOW
-        out.append((scene, Window(top, left, min(_WINDOW, height - top), min(_WINDOW, width - left), depth)))
+        height, width, _ = sizes[scene]
+        first = ends[scene - 1] if scene else 0
+        out.append((scene, window_at(number - first, height, width, _WINDOW, _WINDOW)))
     return out
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.data.rasters.pixels import Pixels, Read
-from pipeline.data.rasters.windows import Window
+from pipeline.data.rasters.windows import Window, num_windows, spread, window_at
 
 _WINDOW: Final = 256
 _WINDOWS: Final = 16
@@ -83,18 +83,6 @@ def whole(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def windows(height: int, width: int, slices: int = 1) -> Sequence[Window]:
-    """Which windows are measured: all if they are few, else one at random of each of 16 equal runs of them.
-
-    A plain stride could fall in step with the columns of windows and see one side of the scene only.
-    """
-    rows, cols = -(-height // _WINDOW), -(-width // _WINDOW)
-    total = rows * cols * slices
-    count = min(total, _WINDOWS)
-    jitter = np.random.default_rng(0).random(count) if count < total else np.zeros(count)
-    out = []
-    for number in ((np.arange(count) + jitter) * (total / count)).astype(np.int64).tolist():
-        rest, col = divmod(number, cols)
-        depth, row = divmod(rest, rows)
-        top, left = row * _WINDOW, col * _WINDOW
-        out.append(Window(top, left, min(_WINDOW, height - top), min(_WINDOW, width - left), depth))
-    return out
+    """Which windows are measured: all if they are few, else 16 that are spread evenly."""
+    numbers = spread(num_windows(height, width, _WINDOW, _WINDOW, slices), _WINDOWS)
+    return [window_at(number, height, width, _WINDOW, _WINDOW) for number in numbers]

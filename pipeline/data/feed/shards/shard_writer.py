@@ -21,7 +21,7 @@ from pipeline.data.feed.shards import layout
 from pipeline.data.feed.shards.layout import CHUNK, Placed
 from pipeline.data.feed.shards.shard_reader import File
 from pipeline.data.labels.classes import Classes
-from pipeline.data.rasters.windows import Window
+from pipeline.data.rasters.windows import Window, divide
 from pipeline.data.scenes import staleness
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import DataError, PipelineError, SceneError
@@ -153,10 +153,7 @@ def _result(scene: Scene, window: Window, future: Future[list[_Chunk]]) -> tuple
 def _windows(scene: Scene) -> Iterator[Window]:
     """Windows that begin at corners of chunks, wide rather than tall: some files can only be read by rows."""
     wide = max(_SIDE, _READ_PIXELS // _SIDE // _SIDE * _SIDE)
-    for level in range(scene.slices):
-        for row in range(0, scene.height, _SIDE):
-            for col in range(0, scene.width, wide):
-                yield Window(row, col, min(_SIDE, scene.height - row), min(wide, scene.width - col), level)
+    return divide(scene.height, scene.width, _SIDE, wide, scene.slices)
 
 
 def _chunks(job: Job, scene: Scene, window: Window) -> list[_Chunk]:
