@@ -72,8 +72,8 @@ def spread(total: int, count: int) -> list[int]:
     """`count` of the numbers below `total`, ascending, by stratified sampling: one at random of each equal run of them.
 
     A plain stride could fall in step with the columns of windows and see one side of the scenes only. Equal arguments
-    give equal numbers; with a count of `total` or more these are all. Where a run is shorter than two, a number can come
-    twice.
+    give equal numbers; with a count of `total` or more these are all. Where runs do not end at whole numbers, the last
+    of one and the first of the next can be the same.
     """
     count = min(total, count)
     jitter = np.random.default_rng(0).random(count) if count < total else np.zeros(count)
