@@ -9,6 +9,7 @@ and refuses to repeat one that is finished.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import threading
@@ -36,6 +37,7 @@ from pipeline.recipe import Recipe, absolute, replace
 from pipeline.redaction import redacted_tree
 from pipeline.train import checkpoint, on_mlflow
 from pipeline.train.host import BUNDLE, MANIFEST, Host, LocalHost, run_name
+from pipeline.train.payload import MlflowRun, RunPayload
 from pipeline.train.worker import joined, stated_threads, work
 from pipeline.world import World
 
@@ -94,11 +96,12 @@ def fit(
             stack.enter_context(joined(world, device_of(recipe.compute.device, world.local_rank)))
         payload = _agreed(world, lambda: _open(recipe, manifest, overwrite, parent or Parent(), stack))
         # A trial runs in a process of Ray, which sets OMP_NUM_THREADS: the search has said what the user wants.
-        payload["threads"] = recipe.compute.threads_per_worker if parent else stated_threads(recipe.compute, world)
+        threads = recipe.compute.threads_per_worker if parent else stated_threads(recipe.compute, world)
+        payload = dataclasses.replace(payload, threads=threads)
         if not world.leader:
             return bundle.load(work(payload, host or LocalHost())["bundle"])
         stack.enter_context(_closing(payload))
-        stack.enter_context(_followed(payload["run_uri"], recipe.train.steps, progress))
+        stack.enter_context(_followed(payload.run_uri, recipe.train.steps, progress))
         if recipe.compute.runner == "ray":
             result = _on_ray().run(payload, callbacks)
         else:
@@ -132,7 +135,7 @@ def _on_ray() -> Any:
     return importlib.import_module("pipeline.train.on_ray")
 
 
-def _agreed(world: World, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _agreed(world: World, make: Callable[[], RunPayload]) -> RunPayload:
     """What the leader makes, on all ranks; if it fails, all fail alike."""
     if world.size == 1:
         return make()
@@ -145,14 +148,12 @@ def _agreed(world: World, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     dist.broadcast_object_list(box, 0)
     if isinstance(box[0], PipelineError):
         raise box[0]
-    made: dict[str, Any] = box[0]
+    made: RunPayload = box[0]
     return made
 
 
-def _open(
-    recipe: Recipe, manifest: Manifest | None, overwrite: bool, parent: Parent, stack: ExitStack
-) -> dict[str, Any]:
-    """Everything that can be known and refused before workers start; returns what each of them gets, as plain JSON."""
+def _open(recipe: Recipe, manifest: Manifest | None, overwrite: bool, parent: Parent, stack: ExitStack) -> RunPayload:
+    """Check everything that can be checked before workers start; return what each of them gets."""
     # Workers get this recipe: they look for what was prepared under its output, and write to the run's directory alone.
     reads = recipe if parent.output is None else replace(recipe, {"compute.output": parent.output})
     with ThreadPoolExecutor(1) as pool:
@@ -179,15 +180,16 @@ def _open(
     if uri is not None:
         tags = {"segpipe.fingerprint": recipe.fingerprint, "segpipe.manifest_digest": manifest.digest}
         run_id = on_mlflow.start_run(recipe, uri, run_uri=run_uri, tags=tags, parent_run=parent.run_id)
-        tracking = {"uri": uri, "run_id": run_id}
-    return {
-        "recipe": absolute(replace(reads, {"compute.tracking_uri": uri})).model_dump(mode="json"),
-        "stated": stated,
-        "fingerprint": recipe.fingerprint,
-        "run_uri": run_uri,
-        "statistics": moments.to_json(),
-        "mlflow": tracking,
-    }
+        tracking = MlflowRun(uri, run_id)
+    return RunPayload(
+        recipe=absolute(replace(reads, {"compute.tracking_uri": uri})),
+        stated=stated,
+        fingerprint=recipe.fingerprint,
+        run_uri=run_uri,
+        statistics=moments,
+        mlflow=tracking,
+        threads=None,
+    )
 
 
 def _make_room(run_uri: str, overwrite: bool) -> None:
@@ -202,7 +204,7 @@ def _make_room(run_uri: str, overwrite: bool) -> None:
 
 
 @contextmanager
-def _closing(payload: dict[str, Any]) -> Iterator[None]:
+def _closing(payload: RunPayload) -> Iterator[None]:
     """Close the MLflow run as what it was."""
     status = "FAILED"
     try:
@@ -210,21 +212,21 @@ def _closing(payload: dict[str, Any]) -> Iterator[None]:
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        logger.warning("training was interrupted; %s", checkpoint.next_step(payload["run_uri"]))
+        logger.warning("training was interrupted; %s", checkpoint.next_step(payload.run_uri))
         raise
     finally:
-        if payload["mlflow"] is not None:
-            on_mlflow.finish_run(**payload["mlflow"], status=status, run_uri=payload["run_uri"])
+        if payload.mlflow is not None:
+            on_mlflow.finish_run(payload.mlflow, status, run_uri=payload.run_uri)
 
 
-def _register(recipe: Recipe, made: Bundle, payload: dict[str, Any]) -> None:
+def _register(recipe: Recipe, made: Bundle, payload: RunPayload) -> None:
     """The bundle is safe already: a registry that is away is said, and costs nothing."""
     hint = f"`segpipe promote` registers {made.uri} later"
-    if payload["mlflow"] is None:
+    if payload.mlflow is None:
         logger.warning("not registered as %s, since there is no MLflow; %s", recipe.registered_model, hint)
         return
     try:
-        on_mlflow.register(made, recipe.registered_model, **payload["mlflow"])
+        on_mlflow.register(made, recipe.registered_model, payload.mlflow)
     except StorageError as error:
         logger.warning("not registered as %s: %s; %s", recipe.registered_model, error.message, hint)
 

@@ -24,6 +24,7 @@ from pipeline.errors import DamagedError, StorageError, TrackingError
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Compute, Recipe
 from pipeline.redaction import credentials, redacted, redacted_tree
+from pipeline.train.payload import MlflowRun
 
 METRICS = "metrics.jsonl"
 UNSENT = "metrics-unsent.jsonl"
@@ -91,14 +92,14 @@ def start_run(recipe: Recipe, uri: str, *, run_uri: str, tags: Mapping[str, str]
     return run_id
 
 
-def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
+def finish_run(run: MlflowRun, status: str, *, run_uri: str) -> None:
     """Send what could not be sent before and what was left out, and close the run as FINISHED, FAILED or KILLED; only
     warns."""
     platform = _platform()
     spool = store.join(run_uri, UNSENT)
     try:
-        client = platform.client(uri)
-        with platform.asking(uri):
+        client, run_id = platform.client(run.uri), run.run_id
+        with platform.asking(run.uri):
             rows = read_rows(spool)
             if rows:
                 _send(client, run_id, rows)
@@ -109,7 +110,7 @@ def finish_run(uri: str, run_id: str, status: str, *, run_uri: str) -> None:
                 _put_json(client, run_id, quarantine.FILE, left_out.to_json())
             client.set_terminated(run_id, status)
     except (StorageError, DamagedError) as error:
-        logger.warning("MLflow run %s is %s, but stays open: %s", run_id, status, error.message)
+        logger.warning("MLflow run %s is %s, but stays open: %s", run.run_id, status, error.message)
 
 
 def read_rows(uri: str, last: int = 0) -> list[Row]:
@@ -139,14 +140,14 @@ def _row(line: str) -> Row | None:
     return row if plain and numbers else None
 
 
-def register(bundle: Bundle, name: str, *, uri: str, run_id: str) -> str:
+def register(bundle: Bundle, name: str, run: MlflowRun) -> str:
     """Make the bundle a version of a registered model; returns the version.
 
     Raises:
         TrackingError: the server does not answer or refuses.
     """
     version: str = importlib.import_module("pipeline.registry.versions").push(
-        bundle, uri=uri, run_id=run_id, name=name, tags={}
+        bundle, uri=run.uri, run_id=run.run_id, name=name, tags={}
     )
     return version
 
@@ -212,19 +213,19 @@ def _lines(rows: Sequence[Row]) -> bytes:
 class Tracker:
     """Takes numbers and returns at once. Nothing that goes wrong here reaches the training."""
 
-    def __init__(self, run_uri: str, *, start_step: int = 0, uri: str | None = None, run_id: str | None = None) -> None:
+    def __init__(self, run_uri: str, *, start_step: int = 0, run: MlflowRun | None = None) -> None:
         """Go on after `start_step`: later records are of an attempt that was killed, and come again.
 
-        Without `uri` and `run_id` there is no MLflow, only the lines.
+        Without `run` there is no MLflow, only the lines.
         """
-        self._run_uri, self._uri, self._run_id = run_uri, uri, run_id
+        self._run_uri, self._run = run_uri, run
         self._path = store.join(run_uri, METRICS)
         self._local = store.is_local(run_uri)
         kept = [row for row in read_rows(self._path) if row["step"] <= start_step]
         store.write_bytes(self._path, _lines(kept))
         self._rows = [] if self._local else kept  # an object in a bucket cannot grow: it is written anew each time
         # Of what the server has already it keeps one: records are equal if name, step, time and value are.
-        self._backlog = kept if uri is not None else []
+        self._backlog = kept if run is not None else []
         self._queue: queue.SimpleQueue[Row] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._client: Any = None
@@ -265,14 +266,14 @@ class Tracker:
 
     def _deliver(self, new: list[Row]) -> None:
         """Send to MLflow what is new and what it missed before."""
-        if self._uri is None:
+        if self._run is None:
             return
         self._backlog += new
         if not self._backlog:
             return
         try:
-            self._client = self._client or _platform().client(self._uri)
-            _send(self._client, str(self._run_id), self._backlog)
+            self._client = self._client or _platform().client(self._run.uri)
+            _send(self._client, self._run.run_id, self._backlog)
         except Exception as error:  # whatever it is, training goes on: it is said once, and the records are kept
             if not self._away:
                 logger.warning("MLflow does not answer; training goes on, its numbers are kept: %s", error)

@@ -24,20 +24,21 @@ from ray.data import Dataset
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline import log, store
-from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.data.feed.batches import Batch
 from pipeline.data.feed.on_ray import dataset, execution_options, ray_batches, unwrap
 from pipeline.data.feed.planning import plan_of
 from pipeline.data.parallel import on_ray as cluster
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import ClusterError, PipelineError, TrainingError
-from pipeline.recipe import Compute, Recipe
+from pipeline.recipe import Compute
 from pipeline.train import checkpoint
 from pipeline.train.host import MANIFEST
+from pipeline.train.payload import RunPayload
 from pipeline.world import World
 
 # A hung collective is noticed after this; the death of a worker much sooner, by Ray.
 _COLLECTIVE_TIMEOUT_S = 600
+_PAYLOAD = "payload"
 _QUICK = {
     # Ray looks after workers every two seconds by default, and a fit ends with such a look.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -100,11 +101,11 @@ def preflight(compute: Compute) -> None:
         )
 
 
-def run(payload: dict[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+def run(payload: RunPayload, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """Train on the cluster that this process is connected to; returns what the leader's `work` returned.
 
     Args:
-        payload: plain JSON, as `pipeline.train.fit` makes it.
+        payload: what `pipeline.train.fit` made.
         callbacks: more callbacks of Ray Train.
 
     Raises:
@@ -112,12 +113,11 @@ def run(payload: dict[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any
         TrainingError: a worker died or failed more often than `compute.max_failures`.
         KeyboardInterrupt: the user stopped it.
     """
-    recipe = Recipe.model_validate(payload["recipe"])
-    compute = recipe.compute
+    compute = payload.recipe.compute
     resources = {"CPU": compute.cpus_per_worker} | ({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})
     trainer = TorchTrainer(
         _on_worker,
-        train_loop_config=payload,
+        train_loop_config={_PAYLOAD: payload},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ray_train.ScalingConfig(
             num_workers=compute.num_workers, use_gpu=compute.gpus_per_worker > 0, resources_per_worker=resources
@@ -125,7 +125,7 @@ def run(payload: dict[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any
         run_config=ray_train.RunConfig(
             # Never a name that was used: Ray would go on with its own state instead of ours.
             name=f"fit-{uuid.uuid4().hex[:12]}",
-            storage_path=store.join(payload["run_uri"], "ray"),
+            storage_path=store.join(payload.run_uri, "ray"),
             failure_config=ray_train.FailureConfig(max_failures=compute.max_failures),
             callbacks=[*callbacks, _GiveUp()],
             logging_config=ray_train.LoggingConfig(log_level="WARNING"),
@@ -137,7 +137,7 @@ def run(payload: dict[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any
         try:
             result = trainer.fit()
         except ray_train.TrainingFailedError as error:
-            raise _translated(error, payload["run_uri"]) from error
+            raise _translated(error, payload.run_uri) from error
         except SystemExit:  # how Ray ends after an interrupt
             raise KeyboardInterrupt from None
     returned: dict[str, Any] = result.return_value
@@ -177,12 +177,13 @@ def _places(node: dict[str, float], cpus: float, gpus: float) -> int:
     return min(by_cpu, math.floor(node.get("GPU", 0.0) / gpus)) if gpus else by_cpu
 
 
-def _on_worker(payload: dict[str, Any]) -> dict[str, Any]:
+def _on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs on every rank."""
+    payload: RunPayload = config[_PAYLOAD]
     world = World.detect()
     log.setup(rank=world.rank)
     logging.getLogger().setLevel(logging.WARNING)  # Ray repeats each report through the root logger
-    compute = Recipe.model_validate(payload["recipe"]).compute
+    compute = payload.recipe.compute
     # Ray's controller imports this file, too, before it starts the workers; it needs no network.
     worker = importlib.import_module("pipeline.train.worker")
     returned: dict[str, Any] = worker.work(
@@ -194,8 +195,8 @@ def _on_worker(payload: dict[str, Any]) -> dict[str, Any]:
     return returned
 
 
-def _batches(payload: dict[str, Any], world: World, start_step: int) -> Iterable[Batch]:
-    recipe = Recipe.model_validate(payload["recipe"])
+def _batches(payload: RunPayload, world: World, start_step: int) -> Iterable[Batch]:
+    recipe = payload.recipe
     return ray_batches(
         ray_train.get_dataset_shard("train"),
         world,
@@ -205,13 +206,13 @@ def _batches(payload: dict[str, Any], world: World, start_step: int) -> Iterable
     )
 
 
-def _dataset(payload: dict[str, Any]) -> Dataset:
+def _dataset(payload: RunPayload) -> Dataset:
     """The chips from the newest checkpoint on; Ray calls it whenever it starts the workers."""
-    recipe = Recipe.model_validate(payload["recipe"])
-    manifest = Manifest.read(store.join(payload["run_uri"], MANIFEST), root=recipe.data.root)
-    plan = plan_of(recipe, manifest, Statistics.from_json(payload["statistics"]))
+    recipe = payload.recipe
+    manifest = Manifest.read(store.join(payload.run_uri, MANIFEST), root=recipe.data.root)
+    plan = plan_of(recipe, manifest, payload.statistics)
     # A finished training reads nothing, but Ray has no dataset without blocks.
-    start = min(checkpoint.start_of(payload["run_uri"]), recipe.train.steps - 1)
+    start = min(checkpoint.start_of(payload.run_uri), recipe.train.steps - 1)
     chips = dataset(
         plan,
         num_workers=recipe.compute.num_workers,

@@ -36,6 +36,7 @@ from pipeline.recipe import Compute, Recipe
 from pipeline.train import checkpoint, loop
 from pipeline.train.host import BUNDLE, MANIFEST, Host, NoTracker
 from pipeline.train.on_mlflow import Tracker
+from pipeline.train.payload import RunPayload
 from pipeline.train.validate import Validation
 from pipeline.world import World
 
@@ -46,12 +47,12 @@ _JOB: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def work(
-    payload: dict[str, Any], host: Host, *, feed: loop.Batches | None = None, device: torch.device | None = None
+    payload: RunPayload, host: Host, *, feed: loop.Batches | None = None, device: torch.device | None = None
 ) -> dict[str, Any]:
     """Train as one rank of a world, and on the leader write the bundle.
 
     Args:
-        payload: plain JSON, as `pipeline.train.fit` makes it.
+        payload: what `pipeline.train.fit` made.
         host: whom to tell.
         feed: where batches come from; by default threads of this process read them.
         device: by default as the recipe and the world say.
@@ -62,14 +63,13 @@ def work(
     Raises:
         PipelineError: whatever goes wrong in data, recipe or training.
     """
-    recipe, world = Recipe.model_validate(payload["recipe"]), World.detect()
+    recipe, world = payload.recipe, World.detect()
     store.configure(recipe.compute.storage)
     device = device or device_of(recipe.compute.device, world.local_rank)
-    _prepare(recipe, world, device, payload.get("threads"))
+    _prepare(recipe, world, device, payload.threads)
     with joined(world, device):
-        manifest = Manifest.read(store.join(payload["run_uri"], MANIFEST), root=recipe.data.root)
-        statistics = Statistics.from_json(payload["statistics"])
-        parts = _Parts(payload, recipe, world, device, manifest, statistics)
+        manifest = Manifest.read(store.join(payload.run_uri, MANIFEST), root=recipe.data.root)
+        parts = _Parts(payload, recipe, world, device, manifest)
         torch.manual_seed(recipe.seed)
         network = networks.build(recipe.model, len(manifest.bands), len(manifest.classes))
         network.set_normalisation(parts.normalisation)
@@ -84,7 +84,7 @@ def work(
         if world.size > 1:
             dist.barrier()  # nobody leaves before the bundle is there
     return {
-        "bundle": store.join(payload["run_uri"], BUNDLE),
+        "bundle": store.join(payload.run_uri, BUNDLE),
         "step": outcome.step,
         "started_at": outcome.started_at,
         "losses": [list(pair) for pair in outcome.losses],
@@ -167,15 +167,14 @@ def _readers(recipe: Recipe, scenes: Sequence[Scene]) -> int:
 
 def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batches) -> loop.Outcome:
     recipe, world, run_uri, payload = parts.recipe, parts.world, parts.run_uri, parts.payload
-    tracking = payload["mlflow"] or {}
-    tracker = Tracker(run_uri, start_step=checkpoint.start_of(run_uri), **tracking) if world.leader else None
+    tracker = Tracker(run_uri, start_step=checkpoint.start_of(run_uri), run=payload.mlflow) if world.leader else None
     job = loop.Job(
         train=recipe.train,
         run_uri=run_uri,
-        fingerprint=payload["fingerprint"],
+        fingerprint=payload.fingerprint,
         seed=recipe.seed,
         compile=recipe.compute.compile,
-        meta={"recipe": payload["stated"], "mlflow_run_id": tracking.get("run_id")},
+        meta={"recipe": payload.stated, "mlflow_run_id": payload.run_id},
     )
     mixed = (
         batch_diversity.Mixing(parts.plan.order, recipe.train.global_batch, len(parts.manifest.classes))
@@ -268,12 +267,12 @@ def _bundle(parts: _Parts, network: networks.Network, outcome: loop.Outcome) -> 
         dtype=manifest.dtype,
         statistics=parts.statistics,
         predict=recipe.predict,
-        recipe=payload["stated"],
-        fingerprint=payload["fingerprint"],
+        recipe=payload.stated,
+        fingerprint=payload.fingerprint,
         manifest_digest=manifest.digest,
         step=outcome.step,
         scores=outcome.scores,
-        run_id=(payload["mlflow"] or {}).get("run_id"),
+        run_id=payload.run_id,
         normalisation=parts.normalisation,
         file_bands=manifest.file_bands,
         file_nodata=manifest.file_nodata,
@@ -285,16 +284,19 @@ def _bundle(parts: _Parts, network: networks.Network, outcome: loop.Outcome) -> 
 class _Parts:
     """What a rank knows before it builds anything."""
 
-    payload: dict[str, Any]
+    payload: RunPayload
     recipe: Recipe
     world: World
     device: torch.device
     manifest: Manifest
-    statistics: Statistics
 
     @property
     def run_uri(self) -> str:
-        return str(self.payload["run_uri"])
+        return self.payload.run_uri
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.payload.statistics
 
     @cached_property
     def tally(self) -> Tally:

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import StorageError
 from pipeline.model.bundle import Bundle
 from pipeline.registry import versions
+from pipeline.train.payload import MlflowRun
 from pipeline.tune.results import Trial
 
 _MOST_RUNS = 10_000
@@ -18,12 +19,12 @@ _MOST_RUNS = 10_000
 logger = logging.getLogger(__name__)
 
 
-def close_trials(uri: str, parent_run: str, stopped: Iterable[str | None]) -> None:
+def close_trials(parent: MlflowRun, stopped: Iterable[str | None]) -> None:
     """End as KILLED the runs that ASHA stopped, and those that are still RUNNING, being cut off; only warns."""
     try:
-        client = versions.client(uri)
-        experiment = client.get_run(parent_run).info.experiment_id
-        nested = f"tags.`mlflow.parentRunId` = '{parent_run}' and attributes.status = 'RUNNING'"
+        client = versions.client(parent.uri)
+        experiment = client.get_run(parent.run_id).info.experiment_id
+        nested = f"tags.`mlflow.parentRunId` = '{parent.run_id}' and attributes.status = 'RUNNING'"
         running = [r.info.run_id for r in client.search_runs([experiment], nested, max_results=_MOST_RUNS)]
         for run_id in {*running, *(run_id for run_id in stopped if run_id is not None)}:
             client.set_terminated(run_id, "KILLED")
@@ -31,13 +32,12 @@ def close_trials(uri: str, parent_run: str, stopped: Iterable[str | None]) -> No
         logger.warning("runs of stopped trials stay open in MLflow: %s", error)
 
 
-def register(bundle: Bundle, best: Trial, *, uri: str, run_id: str, name: str, search_uri: str) -> str | None:
+def register(bundle: Bundle, best: Trial, parent: MlflowRun, *, name: str, search_uri: str) -> str | None:
     """Make the best trial's bundle the challenger, its overrides as tags; None, with a warning, if that fails."""
     tags = {f"override.{path}": json.dumps(value) for path, value in best.overrides.items()}
     try:
-        return versions.push(
-            bundle, uri=uri, run_id=best.run_id or run_id, name=name, tags={**tags, "search": search_uri}
-        )
+        run_id, tags = best.run_id or parent.run_id, {**tags, "search": search_uri}
+        return versions.push(bundle, uri=parent.uri, run_id=run_id, name=name, tags=tags)
     except StorageError as error:
         logger.warning("the best trial is not registered: %s; `segpipe promote` does it later", error.message)
         return None

@@ -32,6 +32,7 @@ from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import ClusterError, PipelineError, TrainingError
 from pipeline.log import Advance
 from pipeline.recipe import Recipe
+from pipeline.train.payload import SearchPayload
 from pipeline.tune import space
 from pipeline.tune.results import FAILED, FINISHED, MANIFEST, STOPPED, WORST, Trial
 from pipeline.tune.trial import finite, recipe_of, run_id_of, train, validated_every
@@ -72,15 +73,15 @@ def max_concurrent(recipe: Recipe) -> int:
     return min(fits, recipe.tune.max_concurrent or fits, recipe.tune.num_trials)
 
 
-def run(payload: dict[str, Any], concurrent: int, progress: Advance | None = None) -> tuple[list[Trial], bool]:
+def run(payload: SearchPayload, concurrent: int, progress: Advance | None = None) -> tuple[list[Trial], bool]:
     """Run all trials; returns them in the order they began, and whether they all came to their end.
 
     Args:
-        payload: plain JSON, as `pipeline.tune.search` makes it.
+        payload: what `pipeline.tune.search` made.
         concurrent: trials at once.
         progress: called as progress(trials done, trials, note).
     """
-    recipe = Recipe.model_validate(payload["recipe"])
+    recipe = payload.recipe
     section, every = recipe.tune, validated_every(recipe.train)
     desk = ray.remote(num_cpus=0)(Desk).remote()
     watch = _Watch(section.num_trials, desk, progress)
@@ -107,7 +108,7 @@ def run(payload: dict[str, Any], concurrent: int, progress: Advance | None = Non
         ),
         run_config=tune.RunConfig(
             name=_STATE,
-            storage_path=payload["uri"],
+            storage_path=payload.uri,
             failure_config=tune.FailureConfig(max_failures=_RESTARTS),
             callbacks=[watch],
             verbose=0,
@@ -118,13 +119,13 @@ def run(payload: dict[str, Any], concurrent: int, progress: Advance | None = Non
     except (KeyboardInterrupt, SystemExit):
         logger.info("stopping the trials")
     watch.end()
-    manifest = Manifest.read(store.join(payload["uri"], MANIFEST), root=recipe.data.root)
+    manifest = Manifest.read(store.join(payload.uri, MANIFEST), root=recipe.data.root)
     trials = [_row(number, trial, payload, manifest) for number, trial in enumerate(watch.begun.values())]
-    store.remove(store.join(payload["uri"], _STATE))
+    store.remove(store.join(payload.uri, _STATE))
     return trials, len(watch.ended) == section.num_trials
 
 
-def _trial(config: dict[str, Any], payload: dict[str, Any], desk: Any) -> None:
+def _trial(config: dict[str, Any], payload: SearchPayload, desk: Any) -> None:
     """One trial, in an actor of its own: passes the scores of validations on while a thread trains."""
     log.setup()
     name = tune.get_context().get_trial_id()
@@ -141,12 +142,12 @@ def _trial(config: dict[str, Any], payload: dict[str, Any], desk: Any) -> None:
     tune.report(outcome[0])
 
 
-def _train(config: dict[str, Any], payload: dict[str, Any], desk: Any, name: str, outcome: list[Any]) -> None:
+def _train(config: dict[str, Any], payload: SearchPayload, desk: Any, name: str, outcome: list[Any]) -> None:
     """Body of a trial's thread; what came out, or an error that another try may mend, goes into `outcome`."""
     try:
         recipe = recipe_of(payload, config, name)
         made = train(recipe, payload, [_Ask(recipe, desk, name)])
-        score = finite(made.scores.get(payload["metric"]))
+        score = finite(made.scores.get(payload.metric))
         outcome.append({"score": score, "step": made.step, "bundle": made.uri})
     except PipelineError as error:
         # At step 0, where ASHA compares nobody, and with the worst score, so that TPE learns to avoid the place.
@@ -159,14 +160,14 @@ def _train(config: dict[str, Any], payload: dict[str, Any], desk: Any, name: str
         ray.get(desk.end.remote(name))
 
 
-def _row(number: int, trial: Any, payload: dict[str, Any], manifest: Manifest) -> Trial:
+def _row(number: int, trial: Any, payload: SearchPayload, manifest: Manifest) -> Trial:
     """What became of one of Tune's trials."""
     last = trial.last_result or {}
     reason = last.get("failure") or (_reason(trial) if trial.status == "ERROR" else "")
     score = None if reason or "score" not in last else float(last["score"])
     return Trial(
         number=number,
-        overrides=space.overrides(Recipe.model_validate(payload["recipe"]).tune.space, trial.config),
+        overrides=space.overrides(payload.recipe.tune.space, trial.config),
         status=FAILED if reason else FINISHED if "bundle" in last else STOPPED,
         score=score,
         step=int(last.get("step", 0)),

@@ -28,6 +28,7 @@ from pipeline.log import Advance
 from pipeline.model import bundle
 from pipeline.recipe import Recipe, absolute, replace
 from pipeline.train import on_mlflow
+from pipeline.train.payload import MlflowRun, SearchPayload
 from pipeline.train.worker import stated_threads
 from pipeline.tune import space
 from pipeline.tune.results import FINISHED, MANIFEST, STOPPED, SearchResult, Trial, rank, to_csv, words
@@ -89,27 +90,22 @@ def _platform(name: str) -> Any:
     return importlib.import_module(f"pipeline.{name}")
 
 
-def _open(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
-    """The search's directory, with what trials share, and its MLflow run; returns what each trial is told.
+def _open(recipe: Recipe, manifest: Manifest) -> SearchPayload:
+    """The search's directory, with what trials share, and its MLflow run; returns what each trial gets.
 
-    That is plain JSON. No environment reaches a trial, so the tracking server stands in its recipe.
+    No environment reaches a trial, so the tracking server stands in its recipe.
     """
     _prepare(recipe, manifest)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     uri = store.join(recipe.compute.output, recipe.name, "searches", f"{recipe.fingerprint}-{stamp}")
     server = on_mlflow.reach(recipe)
     manifest.write(store.join(uri, MANIFEST))
-    payload: dict[str, Any] = {
-        "recipe": replace(recipe, {"compute.tracking_uri": server}).model_dump(mode="json"),
-        "uri": uri,
-        "metric": recipe.tune.metric,
-        "mlflow": None,
-    }
+    run = None
     if server is not None:
         tags = {"segpipe.fingerprint": recipe.fingerprint, "segpipe.manifest_digest": manifest.digest}
         run_id = on_mlflow.start_run(recipe, server, run_uri=uri, tags=tags, parent_run=None)
-        payload["mlflow"] = {"uri": server, "run_id": run_id}
-    return payload
+        run = MlflowRun(server, run_id)
+    return SearchPayload(replace(recipe, {"compute.tracking_uri": server}), uri, recipe.tune.metric, run)
 
 
 def _prepare(recipe: Recipe, manifest: Manifest) -> None:
@@ -124,9 +120,9 @@ def _prepare(recipe: Recipe, manifest: Manifest) -> None:
             presence_of(each, manifest, mapped=mapped)
 
 
-def _conclude(recipe: Recipe, payload: dict[str, Any], trials: Sequence[Trial]) -> SearchResult:
+def _conclude(recipe: Recipe, payload: SearchPayload, trials: Sequence[Trial]) -> SearchResult:
     """Write the trials down, find the best one, register it."""
-    uri, metric = payload["uri"], recipe.tune.metric
+    uri, metric = payload.uri, recipe.tune.metric
     store.write_bytes(store.join(uri, "trials.csv"), to_csv(trials, metric).encode())
     best = min(trials, key=rank)
     if best.status != FINISHED:
@@ -134,20 +130,20 @@ def _conclude(recipe: Recipe, payload: dict[str, Any], trials: Sequence[Trial]) 
         raise TrainingError(f"not one of {len(trials)} trials finished:\n  {reasons}", "try one with `segpipe train`")
     made = bundle.load(str(best.bundle))
     version = None
-    if payload["mlflow"] is None:
+    if payload.mlflow is None:
         logger.warning("the best trial is not registered, since there is no MLflow; `segpipe promote` does it later")
     else:
         name = recipe.registered_model
-        version = _platform("tune.on_mlflow").register(made, best, **payload["mlflow"], name=name, search_uri=uri)
+        version = _platform("tune.on_mlflow").register(made, best, payload.mlflow, name=name, search_uri=uri)
     result = SearchResult(uri, metric, best, made, version, tuple(trials))
     store.write_json(store.join(uri, "search.json"), result.to_json())
     return result
 
 
-def _close(payload: dict[str, Any], status: str, trials: Sequence[Trial]) -> None:
+def _close(payload: SearchPayload, status: str, trials: Sequence[Trial]) -> None:
     """Close the search's MLflow run, and before it those of its trials that did not come to their end."""
-    tracking = payload["mlflow"]
+    tracking = payload.mlflow
     if tracking is not None:
         stopped = [trial.run_id for trial in trials if trial.status == STOPPED]
-        _platform("tune.on_mlflow").close_trials(tracking["uri"], tracking["run_id"], stopped)
-        on_mlflow.finish_run(**tracking, status=status, run_uri=payload["uri"])
+        _platform("tune.on_mlflow").close_trials(tracking, stopped)
+        on_mlflow.finish_run(tracking, status, run_uri=payload.uri)

@@ -13,35 +13,35 @@ from pipeline.model.bundle import Bundle
 from pipeline.recipe import Recipe, Train, replace
 from pipeline.train.fit import Parent, fit, run_uri_of
 from pipeline.train.on_mlflow import read_link
+from pipeline.train.payload import SearchPayload
 from pipeline.tune import space
 from pipeline.tune.results import MANIFEST, WORST
 
 
-def recipe_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str) -> Recipe:
+def recipe_of(payload: SearchPayload, point: Mapping[str, Any], name: str) -> Recipe:
     """A trial's recipe: the overrides of its point, and a directory of its own, since a point may come twice.
 
     Raises:
         RecipeError: the overrides are wrong together.
     """
-    recipe = Recipe.model_validate(payload["recipe"])
-    changed = replace(recipe, space.overrides(recipe.tune.space, point))
-    return replace(changed, {"compute.output": store.join(payload["uri"], "trials", name)})
+    changed = replace(payload.recipe, space.overrides(payload.recipe.tune.space, point))
+    return replace(changed, {"compute.output": store.join(payload.uri, "trials", name)})
 
 
-def train(recipe: Recipe, payload: Mapping[str, Any], callbacks: Sequence[Any]) -> Bundle:
+def train(recipe: Recipe, payload: SearchPayload, callbacks: Sequence[Any]) -> Bundle:
     """Fit a trial's recipe on what the search's trials share."""
-    manifest = Manifest.read(store.join(payload["uri"], MANIFEST), root=recipe.data.root)
+    manifest = Manifest.read(store.join(payload.uri, MANIFEST), root=recipe.data.root)
     return fit(
         recipe,
         manifest=manifest,
         register=False,
-        parent=Parent((payload["mlflow"] or {}).get("run_id"), payload["recipe"]["compute"]["output"]),
+        parent=Parent(payload.run_id, payload.recipe.compute.output),
         callbacks=callbacks,
         progress=lambda *_: None,
     )
 
 
-def run_id_of(payload: Mapping[str, Any], point: Mapping[str, Any], name: str, manifest: Manifest) -> str | None:
+def run_id_of(payload: SearchPayload, point: Mapping[str, Any], name: str, manifest: Manifest) -> str | None:
     """MLflow run of a trial, which its fit wrote beside its metrics; None if it did not come so far."""
     try:
         run_uri = run_uri_of(recipe_of(payload, point, name), manifest)

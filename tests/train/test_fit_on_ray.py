@@ -76,13 +76,14 @@ def test_two_workers_and_ray_data_have_the_losses_of_one_process(ray_cluster, sc
     assert steps[-1] == 6
 
 
-def dying(payload: dict[str, Any]) -> dict[str, Any]:
+def dying(config: dict[str, Any]) -> dict[str, Any]:
     """The worker, of which rank 1 dies after step 3, once."""
+    payload = config[on_ray._PAYLOAD]
 
     class Host(on_ray.RayHost):
         def report(self, step: int, metrics: dict[str, float]) -> None:
             super().report(step, metrics)
-            died = Path(payload["run_uri"], "died")
+            died = Path(payload.run_uri, "died")
             if step == 3 and World.detect().rank == 1 and not died.exists():
                 died.touch()
                 os._exit(1)

@@ -15,6 +15,7 @@ from pipeline.registry.server import tracking_uri
 from pipeline.train import on_mlflow
 from pipeline.train.fit import Parent, fit
 from pipeline.train.on_mlflow import Tracker
+from pipeline.train.payload import MlflowRun
 from tests.factory import recipe_for, world
 from tests.servers import free_ports, serving
 
@@ -53,12 +54,12 @@ def test_without_a_server_there_are_lines(tmp_path):
 
 
 def test_numbers_reach_mlflow_once_also_after_a_restart(tmp_path, mlflow_server, run_id):
-    tracker = Tracker(str(tmp_path), uri=mlflow_server, run_id=run_id)
+    tracker = Tracker(str(tmp_path), run=MlflowRun(mlflow_server, run_id))
     for step in (1, 2, 3, 4):
         tracker.log(step, {"loss": 1 / step, "val.iou.été + 1": 0.5})
     tracker.close()
     # The checkpoint was at step 2: steps 3 and 4 come again, with the same values.
-    tracker = Tracker(str(tmp_path), start_step=2, uri=mlflow_server, run_id=run_id)
+    tracker = Tracker(str(tmp_path), start_step=2, run=MlflowRun(mlflow_server, run_id))
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
     tracker.log(3, {"loss": 1 / 3})
     tracker.close()
@@ -85,7 +86,7 @@ def test_numbers_wait_for_a_server_that_is_away(tmp_path, monkeypatch, caplog):
     with serving(command, f"{url}/health", {200}, tmp_path / "first.log", env):
         client = MlflowClient(url)
         run = str(client.create_run(client.create_experiment("away")).info.run_id)
-        tracker = Tracker(str(tmp_path), uri=url, run_id=run)
+        tracker = Tracker(str(tmp_path), run=MlflowRun(url, run))
         tracker.log(1, {"loss": 0.5})
         wait_for(lambda: history(url, run, "loss") == [(1, 0.5)])
     tracker.log(2, {"loss": 0.25})  # the server is gone
@@ -100,7 +101,7 @@ def test_numbers_wait_for_a_server_that_is_away(tmp_path, monkeypatch, caplog):
     tracker.close()
     assert [row["step"] for row in on_mlflow.read_rows(str(tmp_path / on_mlflow.UNSENT))] == [4]
     with serving(command, f"{url}/health", {200}, tmp_path / "third.log", env):
-        on_mlflow.finish_run(url, run, "FINISHED", run_uri=str(tmp_path))
+        on_mlflow.finish_run(MlflowRun(url, run), "FINISHED", run_uri=str(tmp_path))
         assert history(url, run, "loss")[-1] == (4, 0.0625)
         assert MlflowClient(url).get_run(run).info.status == "FINISHED"
     assert not (tmp_path / on_mlflow.UNSENT).exists()

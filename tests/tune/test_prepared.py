@@ -15,6 +15,7 @@ from pipeline.data.scenes.index import current
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import ManifestError
 from pipeline.recipe import Recipe, replace
+from pipeline.train.payload import SearchPayload
 from pipeline.tune import space
 from pipeline.tune.search import search
 from tests import factory
@@ -79,8 +80,8 @@ def test_indexes_of_all_samplings_are_made_before_trials_begin(
     class Begun(Exception):
         """Trials would begin now."""
 
-    def run(payload: dict[str, Any], *_: Any) -> None:
-        assert len(indexes(Path(payload["recipe"]["compute"]["output"]))) == 2
+    def run(payload: SearchPayload, *_: Any) -> None:
+        assert len(indexes(Path(payload.recipe.compute.output))) == 2
         raise Begun
 
     monkeypatch.setattr("pipeline.tune.on_ray.run", run)

@@ -1,4 +1,4 @@
-"""The map by Ray Data: jobs become read tasks of a dataset, whose blocks are streamed back in order.
+"""The map by Ray tasks, each of which does some neighbouring jobs; results are taken in order.
 
 An error of ours travels as a result, so that the first one in the order of the jobs is raised, as it was, and as
 locally. A task whose process or node dies is done again by another, a few times.
@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pickle
 import signal
 import textwrap
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final, TypeVar
 
-import pyarrow as pa
 import ray
-from ray.data import DataContext, Datasource, ExecutionOptions
-from ray.data.block import Block, BlockMetadata
-from ray.data.datasource import ReadTask
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline import store
@@ -36,12 +32,12 @@ _TASKS_PER_CPU: Final = 8
 _LEAST_TASKS: Final = 64
 """A cluster that is still growing shall have something to grow for."""
 _MOST_TASKS: Final = 1024
-"""All tasks are made before the first one starts, which takes about a millisecond for each."""
+_AHEAD: Final = 4
+"""Tasks for each CPU that are submitted ahead of who takes the results."""
 _THREADS: Final = 2
 _CPUS_THREADED: Final = 4
 _ATTEMPTS: Final = 4
-"""Ray Data would start a task again for ever, also one that kills its process each time."""
-_RESULT: Final = "result"
+"""Ray counts deaths for lack of memory apart, and would start such a task again for ever."""
 
 
 @contextmanager
@@ -89,71 +85,40 @@ def mapped(function: Callable[[J], R], jobs: Sequence[J], *, threaded: bool = Fa
     if not ray.is_initialized():
         raise ClusterError("not connected to a Ray cluster", "call ray.init() first, or use compute.feed=local")
     cpus = _cpus(threaded)
-    source = JobSource(function, jobs, cpus=cpus, threads=1 if threaded else _THREADS)
-    results = ray.data.read_datasource(source, num_cpus=cpus, override_num_blocks=source.num_tasks)
-    context = results.context
-    context.execution_options = ExecutionOptions()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for packed in _packed(results):
-        result, error = pickle.loads(packed)  # of our own tasks
-        if error is not None:
-            raise error
-        yield result
+    shared, threads = ray.put((function, store.current())), 1 if threaded else _THREADS
+    task = ray.remote(num_cpus=cpus, max_retries=_ATTEMPTS)(_work)
+    ahead = max(_LEAST_TASKS, round(_AHEAD * _there() / cpus))
+    pending: deque[ray.ObjectRef] = deque()
+    try:
+        for part in parts_of(jobs, cpus):
+            pending.append(task.remote(shared, part, threads))
+            if len(pending) >= ahead:
+                yield from _results(pending.popleft())
+        while pending:
+            yield from _results(pending.popleft())
+    finally:
+        for left in pending:
+            ray.cancel(left)
 
 
-class JobSource(Datasource):  # type: ignore[misc]  # Ray ships no types that we check
-    """Read tasks that each do some neighbouring jobs; a row per job holds its result or its error, pickled."""
-
-    def __init__(self, function: Callable[[Any], Any], jobs: Sequence[Any], *, cpus: float, threads: int) -> None:
-        super().__init__()
-        self._shared = ray.put((function, store.current()))
-        self._threads = threads
-        count = min(len(jobs), _MOST_TASKS, max(_LEAST_TASKS, round(_TASKS_PER_CPU * _there() / cpus)))
-        ends = [len(jobs) * i // count for i in range(count + 1)]
-        self._parts = [tuple(jobs[first:end]) for first, end in itertools.pairwise(ends)]
-
-    @property
-    def num_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self._parts)
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        """One task for each part."""
-        return [self._task(part) for part in self._parts]
-
-    def _task(self, part: tuple[Any, ...]) -> ReadTask:
-        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        # Not a method: a task must not carry the whole datasource.
-        work: Callable[[], Iterable[Block]] = partial(_work, self._shared, part, self._threads)
-        return ReadTask(work, metadata)
+def parts_of(jobs: Sequence[J], cpus: float) -> list[Sequence[J]]:
+    """Neighbouring jobs that one task does: many tasks for each CPU, so that all end at about the same time."""
+    count = min(len(jobs), _MOST_TASKS, max(_LEAST_TASKS, round(_TASKS_PER_CPU * _there() / cpus)))
+    ends = [len(jobs) * i // count for i in range(count + 1)]
+    return [jobs[first:end] for first, end in itertools.pairwise(ends)]
 
 
-@lru_cache(maxsize=4)
-def _get(shared: ray.ObjectRef) -> tuple[Callable[[Any], Any], Storage]:
-    """Function and storage settings, fetched once per process."""
-    value: tuple[Callable[[Any], Any], Storage] = ray.get(shared)
-    return value
-
-
-def _work(shared: ray.ObjectRef, part: tuple[Any, ...], threads: int) -> Iterator[Block]:
-    function, storage = _get(shared)
+def _work(
+    shared: tuple[Callable[[Any], Any], Storage], part: Sequence[Any], threads: int
+) -> list[tuple[Any, PipelineError | None]]:
+    """Do some jobs; returns result or error of each, up to the first error."""
+    function, storage = shared
     if store.current() != storage:  # the connection was made before the recipe was known
         store.configure(storage)
-    results: Iterable[tuple[Any, PipelineError | None]]
-    if _deaths() < _ATTEMPTS:
-        results = local.mapped(partial(_tried, function), part, threaded=threads == 1, threads=threads)
-    else:
-        results = [(None, _deadly(part))]
-    packed = [pickle.dumps(result, pickle.HIGHEST_PROTOCOL) for result in _until_error(results)]
-    yield pa.table({_RESULT: pa.array(packed, pa.large_binary())})
+    if _deaths() >= _ATTEMPTS:
+        return [(None, _deadly(part))]
+    results = local.mapped(partial(_tried, function), part, threaded=threads == 1, threads=threads)
+    return list(_until_error(results))
 
 
 def _deaths() -> int:
@@ -178,7 +143,7 @@ def _until_error(results: Iterable[tuple[Any, PipelineError | None]]) -> Iterato
             return  # nobody asks for what would follow
 
 
-def _deadly(part: tuple[Any, ...]) -> ClusterError:
+def _deadly(part: Sequence[Any]) -> ClusterError:
     first = textwrap.shorten(repr(part[0]), 300)
     return ClusterError(
         f"{_ATTEMPTS} processes of the cluster died at one of {len(part)} jobs, the first of which is {first}",
@@ -186,14 +151,23 @@ def _deadly(part: tuple[Any, ...]) -> ClusterError:
     )
 
 
-def _packed(results: ray.data.Dataset) -> Iterator[bytes]:
+def _results(done: ray.ObjectRef) -> Iterator[Any]:
+    """The results of a task.
+
+    Raises:
+        PipelineError: what a job raised.
+        ClusterError: the task was lost.
+    """
     try:
-        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from (cell.as_py() for cell in table[_RESULT])
+        found = ray.get(done)
     except RayTaskError:
         raise  # a fault of this program, with its traceback
     except RayError as error:
         raise ClusterError(f"the cluster failed while it read: {error}", "look at Ray's log, and try again") from error
+    for result, failure in found:
+        if failure is not None:
+            raise failure
+        yield result
 
 
 def _there() -> float:

@@ -103,11 +103,10 @@ def test_processes_of_the_cluster_do_the_work(ray_map: Map) -> None:
 def test_few_tasks_do_many_jobs(ray_cluster: None) -> None:
     from pipeline.data.parallel import on_ray
 
-    source = on_ray.JobSource(abs, range(-100_000, 0), cpus=1, threads=2)
-    assert source.num_tasks == len(source.get_read_tasks(1)) == 64
-    jobs = [job for task in source.get_read_tasks(1) for job in task.read_fn.args[1]]
-    assert jobs == list(range(-100_000, 0))
-    assert on_ray.JobSource(abs, range(3), cpus=4, threads=1).num_tasks == 3
+    parts = on_ray.parts_of(range(-100_000, 0), 1)
+    assert len(parts) == 64
+    assert [job for part in parts for job in part] == list(range(-100_000, 0))
+    assert len(on_ray.parts_of(range(3), 4)) == 3
 
 
 def dying(job: int, died: Path) -> int:
