@@ -27,7 +27,7 @@ from pipeline.data.doctor.threads import in_threads
 from pipeline.data.labels import masks, summary, vectors
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.rasters import gdal_env, raster_io
-from pipeline.data.rasters.grids import Grid
+from pipeline.data.rasters.grids import Grid, RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import band_matching, discovery, file_notices, pairing
 from pipeline.data.scenes.file_notices import AlphaValues
@@ -126,10 +126,9 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
     Raises:
         DataError: it cannot be read, or is not on the grid of its image.
     """
-    found = SceneFiles(entry.id, entry.image, entry.label, aoi=entry.aoi, footprint=entry.footprint)
     if whole and entry.info is not None:
         part = (*entry.origin, entry.grid.height, entry.grid.width)
-        seen = summary.summarise(found, entry.info, classes, data, part=part)
+        seen = summary.summarise(entry, entry.info, classes, data, part=part)
         if not seen.problems:
             return Tally(seen.class_counts, warnings=seen.warnings, label=seen)
     counts, unknown_values = np.zeros(len(classes), np.int64), Counter[str]()
@@ -235,24 +234,10 @@ def rewritten(entry: Entry, window: Window, path: Path, data: Data) -> None:
 
 def scene(entry: Entry) -> Scene:
     """The entry as other parts of the package know it."""
-    grid = entry.grid
-    return Scene(
-        id=entry.id,
-        image=entry.image,
-        label=entry.label,
-        split=entry.split,
-        group=entry.group,
-        height=grid.height,
-        width=grid.width,
-        crs=grid.crs,
-        transform=grid.transform,
-        stamp="",
-        slices=slices(entry),
-        origin=entry.origin,
-        aoi=entry.aoi,
-        footprint=entry.footprint,
-        bands=entry.bands,
-    )
+    grid, info = entry.grid, entry.info or RasterInfo(Grid(0, 0), (), "")
+    size = (grid.height, grid.width)
+    more = {"split": entry.split, "group": entry.group, "bands": entry.bands}
+    return Scene.of(entry, info, origin=entry.origin, size=size, **more)
 
 
 def overlaps(of: Sequence[Entry], stamps: Mapping[str, str], *, within: bool = False) -> list[assign.Overlap]:
@@ -284,7 +269,7 @@ def told(error: PipelineError) -> Problem:
 
 
 def _entry(found: SceneFiles, data: Data) -> Entry:
-    entry = Entry(found.id, found.image, found.label, "", found.id, None, aoi=found.aoi, footprint=found.footprint)
+    entry = Entry(found.id, **found.uris(), split="", group=found.id, info=None)
     try:
         num_bytes = sum(store.size_of(uri) for uri in found.image.split(uris.FILE_SEPARATOR))
         info = raster_io.describe(found.image, reading=data.reading)

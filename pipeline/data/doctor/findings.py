@@ -17,6 +17,7 @@ from pipeline.data.labels.summary import LabelSummary
 from pipeline.data.rasters.grids import Grid, RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.file_notices import AlphaValues
+from pipeline.data.scenes.scene import SceneFiles
 
 AUDIT_VERSION: Final = 1
 JSON_NAME: Final = "report.json"
@@ -53,12 +54,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One scene as its files' headers tell.
+class Entry(SceneFiles):
+    """One scene as the headers of its files describe it.
 
     Attributes:
-        id, image, label, split, group, aoi, footprint: as of a Scene; the split is empty where it is not known.
-        info: of the image's file; None where it could not be opened.
+        split, group: as of a Scene; the split is empty where it is not known.
+        info: header of the image's file; None where it could not be opened.
         num_bytes: size of the image's files.
         problems: what is wrong with its files, as (message, hint).
         beside: its footprint, if no shape of it touches the scene, else empty.
@@ -66,16 +67,11 @@ class Entry:
         bands: as of a Scene; the names in `info` are those of these bands.
     """
 
-    id: str
-    image: str
-    label: str | None
     split: str
     group: str
     info: RasterInfo | None
     num_bytes: int = 0
     problems: tuple[tuple[str, str], ...] = ()
-    aoi: str | None = None
-    footprint: str | None = None
     beside: str = ""
     origin: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None

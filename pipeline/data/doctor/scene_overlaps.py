@@ -111,10 +111,7 @@ def points(first: Entry, second: Entry) -> list[tuple[tuple[int, int], tuple[int
 
 def _pixel(grid: Grid, x: float, y: float) -> tuple[int, int] | None:
     """Row and column of the pixel that holds a point; None outside."""
-    a, b, c, d, e, f = grid.transform
-    determinant = a * e - b * d
-    if determinant == 0:
+    if not grid.usable:
         return None
-    col = math.floor((e * (x - c) - b * (y - f)) / determinant)
-    row = math.floor((a * (y - f) - d * (x - c)) / determinant)
+    row, col = map(math.floor, grid.pixel(x, y))
     return (row, col) if 0 <= row < grid.height and 0 <= col < grid.width else None

@@ -107,6 +107,12 @@ class Grid:
         a, b, c, d, e, f = self.transform
         return a * col + b * row + c, d * col + e * row + f
 
+    def pixel(self, x: float, y: float) -> tuple[float, float]:
+        """Row and column of a point given in coordinates; the opposite of `position`, for usable grids."""
+        a, b, c, d, e, f = self.transform
+        determinant = a * e - b * d
+        return (a * (y - f) - d * (x - c)) / determinant, (e * (x - c) - b * (y - f)) / determinant
+
     def part(self, row: int, col: int, height: int, width: int) -> Grid:
         """The grid of a rectangle of our pixels."""
         a, b, _, d, e, _ = self.transform

@@ -36,7 +36,7 @@ class SceneFiles:
         others = (uri for key, uri in self.uris().items() if key != "image" and uri is not None and not is_outline(uri))
         return (*self.image.split(FILE_SEPARATOR), *others)
 
-    def uris(self) -> dict[str, str | None]:
+    def uris(self) -> dict[str, Any]:
         """Values of the fields that name files, by name."""
         return {name: getattr(self, name) for name in FILE_FIELDS}
 

@@ -213,10 +213,10 @@ def relation(ours: Grid, theirs: Grid, our_uri: str, their_uri: str) -> tuple[tu
     if ours.crs and theirs.crs and not gdal_env.same_crs(ours.crs, theirs.crs):
         what = f"{gdal_env.short_crs(ours.crs)} against {gdal_env.short_crs(theirs.crs)}"
         raise SceneError(f"{names} have different CRS: {what}", _HINT)
-    left, top = _position(theirs, *ours.position(0, 0))
-    right, bottom = _position(theirs, *ours.position(ours.height, ours.width))
-    skew = _position(theirs, *ours.position(0, ours.width))
-    if abs(skew[1] - top) > _TOLERANCE_PIXELS or right <= left or bottom <= top:
+    top, left = theirs.pixel(*ours.position(0, 0))
+    bottom, right = theirs.pixel(*ours.position(ours.height, ours.width))
+    skew, _ = theirs.pixel(*ours.position(0, ours.width))
+    if abs(skew - top) > _TOLERANCE_PIXELS or right <= left or bottom <= top:
         raise SceneError(f"{names} are turned or mirrored against each other", _HINT)
     off = max(abs(left), abs(top), abs(right - theirs.width), abs(bottom - theirs.height))
     if off > max(1.0, cols, rows):
@@ -230,13 +230,6 @@ def _line(begin: float, end: float, count: int) -> tuple[float, float]:
     if abs(step * count - round(step * count)) < _TOLERANCE_PIXELS:
         step = round(step * count) / count
     return (0.0 if abs(start) < _TOLERANCE_PIXELS else start), step
-
-
-def _position(grid: Grid, x: float, y: float) -> tuple[float, float]:
-    """Column and row of a point given in coordinates."""
-    a, b, c, d, e, f = grid.transform
-    determinant = a * e - b * d
-    return (e * (x - c) - b * (y - f)) / determinant, (a * (y - f) - d * (x - c)) / determinant
 
 
 def _bounds(grid: Grid) -> str:
