@@ -21,6 +21,7 @@ from pipeline.data.scenes import staleness
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import DataError
 from pipeline.recipe import Data
+from pipeline.recipe.data import Reading
 
 _TILE: Final = (512, 512)
 
@@ -95,7 +96,7 @@ class ChipReader:
         row, col = scene.origin
         windows = [w._replace(row=w.row + row, col=w.col + col) for w in (each.window for each in group)]
         try:
-            tile = _tile(scene.image)
+            tile = _tile(scene.image, self.data.reading)
         except DataError:
             return [[each] for each in group]  # each says what is wrong
         found = coalesce.clusters(windows, tile, (scene.height + row, scene.width + col))
@@ -140,7 +141,7 @@ class ChipReader:
 
 
 @lru_cache(4096)
-def _tile(image: str) -> tuple[int, int]:
+def _tile(image: str, reading: Reading) -> tuple[int, int]:
     """Height and width of a file's storage tiles."""
-    tall, wide = raster_io.describe(image).tile
+    tall, wide = raster_io.describe(image, reading=reading).tile
     return (tall, wide) if tall and wide else _TILE

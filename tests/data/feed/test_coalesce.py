@@ -17,10 +17,14 @@ from pipeline.data.feed import coalesce
 from pipeline.data.feed.batches import local_batches, numbers_of
 from pipeline.data.feed.plan import Plan
 from pipeline.data.feed.ray_blocks import divide, filled
+from pipeline.data.rasters import raster_io
+from pipeline.data.rasters.grids import RasterInfo
 from pipeline.data.rasters.windows import Window
+from pipeline.recipe.data import Reading
 from pipeline.world import World
 from tests.data.feed.feed_world import AUGMENT, plan, scene
 
+DEFAULT = Reading()
 LOCALITY = {"size": 32, "epoch_size": 60, "locality": {"tiles": 3, "chips": 4, "pool": 3, "tile": 16}}
 
 windows = st.lists(
@@ -148,3 +152,20 @@ def test_a_plan_with_locality_reads_less(tmp_path: Path) -> None:
     groups = here.groups(here.order.pool(0))
     assert sorted(n for group in groups for n in group) == list(here.order.pool(0))
     assert len(groups) < len(here.order.pool(0))
+
+
+def test_files_are_described_as_the_recipe_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its `reading` section a file can be another raster, or none."""
+    source = plan(tmp_path)
+    source = replace(source, data=source.data.model_copy(update={"reading": Reading(bands=[4, 2, 1, 3])}))
+    readings = []
+    describe = raster_io.describe
+
+    def described(uri: str, *, reading: Reading = DEFAULT, **options: bool) -> RasterInfo:
+        if "/images/" in uri:
+            readings.append(reading)
+        return describe(uri, reading=reading, **options)
+
+    monkeypatch.setattr(raster_io, "describe", described)
+    source.stack(range(40))
+    assert readings and set(readings) == {source.data.reading}
