@@ -86,7 +86,7 @@ def trained(recipe: Recipe, manifest: Manifest) -> Bundle:
 
 def mixed(recipe: Recipe, manifest: Manifest) -> str:
     """What the run wrote down of its batches."""
-    return batch_diversity.told(batch_diversity.read(run_uri_of(recipe, manifest)))
+    return batch_diversity.summary_text(batch_diversity.read(run_uri_of(recipe, manifest)))
 
 
 def named(arm: str) -> str:

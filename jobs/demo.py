@@ -59,24 +59,24 @@ def demo(folder: Path, overrides: list[str], *, fresh: bool = False) -> None:
     if fresh:
         for part in (world, runs, maps):  # never the folder itself: it may hold other things
             shutil.rmtree(part, ignore_errors=True)
-    say("world", make(world))
+    show("world", make(world))
     recipe = pipeline.load(RECIPE, [f"data.root={world}", f"compute.output={runs}", *overrides])
     manifest = pipeline.index(recipe)
     splits = {name: sum(s.split == name for s in manifest.scenes) for name in ("train", "val", "test")}
-    say("index", f"{len(manifest.scenes)} scenes {splits}, manifest {manifest.digest[:12]}")
+    show("index", f"{len(manifest.scenes)} scenes {splits}, manifest {manifest.digest[:12]}")
     bundle = fit(recipe, manifest)
     report = pipeline.evaluate(recipe, bundle, manifest=manifest, overwrite=True)
-    say("evaluate", f"test mIoU {report.scores['miou']:.3f} on regions the network has never seen")
+    show("evaluate", f"test mIoU {report.scores['miou']:.3f} on regions the network has never seen")
     decision = pipeline.promote(recipe, bundle, manifest=manifest)
-    say("promote", f"{decision.name} version {decision.version} {decision.state}: {'; '.join(decision.reasons)}")
+    show("promote", f"{decision.name} version {decision.version} {decision.state}: {'; '.join(decision.reasons)}")
     champion = f"models:/{decision.name}@{decision.alias}"
     pulled = pipeline.pull(champion, tracking=tracking_uri(recipe))
-    say("pull", f"{champion} is bundle {pulled.digest}")
+    show("pull", f"{champion} is bundle {pulled.digest}")
     scene = manifest.split("test")[0]
     (predicted,) = pipeline.predict(pulled, scene.image, str(maps), overwrite=True)
     picture = draw(scene, predicted, pulled.classes)
-    say("predict", f"{scene.id}, a scene of the test split")
-    say("done", "")
+    show("predict", f"{scene.id}, a scene of the test split")
+    show("done", "")
     print(closing(recipe, champion, report.uri, predicted, picture))
 
 
@@ -92,10 +92,10 @@ def fit(recipe: Recipe, manifest: Manifest) -> Bundle:
     """The trained bundle; an earlier demo's if the recipe and the scenes are the same."""
     try:
         bundle: Bundle = pipeline.fit(recipe, manifest=manifest)
-        say("train", f"{bundle.step} steps on {recipe.compute.num_workers} workers, bundle {bundle.uri}")
+        show("train", f"{bundle.step} steps on {recipe.compute.num_workers} workers, bundle {bundle.uri}")
     except OutputExists:
         bundle = bundles.load(store.join(run_uri_of(recipe, manifest), BUNDLE))
-        say("train", f"the same recipe on the same scenes is trained already, bundle {bundle.uri}")
+        show("train", f"the same recipe on the same scenes is trained already, bundle {bundle.uri}")
     return bundle
 
 
@@ -134,7 +134,7 @@ Go on:
 """
 
 
-def say(verb: str, text: str) -> None:
+def show(verb: str, text: str) -> None:
     """One line with the seconds since the start."""
     print(f"{time.monotonic() - _STARTED:6.1f} s  {verb:9}{text}".rstrip(), flush=True)
 

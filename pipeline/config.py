@@ -116,7 +116,7 @@ def validate(cls: type[SectionT], tree: Mapping[str, Any], where: str = "recipe"
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        lines = sorted({_say(cls, dict(item)) for item in error.errors()})
+        lines = sorted({_describe(cls, dict(item)) for item in error.errors()})
         raise RecipeError(
             f"{where}: {len(lines)} error{'s' if len(lines) > 1 else ''}\n  " + "\n  ".join(lines),
             "`segpipe recipe schema` lists every key",
@@ -440,7 +440,7 @@ def _index(node: list[Any], key: str, path: str) -> int:
     return int(key)
 
 
-def _say(cls: type[Section], error: dict[str, Any]) -> str:
+def _describe(cls: type[Section], error: dict[str, Any]) -> str:
     """One pydantic error as `path: what; hint`, without the union tags pydantic puts into the path."""
     steps, known = _walk(cls, error["loc"])
     path = ".".join(steps)

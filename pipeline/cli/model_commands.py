@@ -18,8 +18,8 @@ def _list(options: Namespace) -> Result:
     from pipeline.model import catalogue, catalogue_text  # torch takes seconds to import
 
     if options.architecture is None and options.encoder is None and options.max_params is None:
-        shelf = catalogue.overview()
-        return shelf.to_json(), catalogue_text.overview(shelf), 0
+        overview = catalogue.overview()
+        return overview.to_json(), catalogue_text.overview(overview), 0
     found = catalogue.listing(options.architecture, options.encoder or "*", max_parameters=options.max_params)
     return found.to_json(), catalogue_text.listing(found), 0
 

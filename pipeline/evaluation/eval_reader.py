@@ -24,7 +24,7 @@ from pipeline.recipe import Data
 
 
 @dataclass(frozen=True)
-class Tolerant:
+class EvalReader:
     """Images and labels of a manifest's scenes; `tally` says how many windows may fail, and counts them.
 
     `shards` is where prepared shards of the scenes are, "" without.

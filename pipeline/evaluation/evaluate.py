@@ -33,7 +33,7 @@ from pipeline.data.scenes.manifest import Manifest
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import BundleError, ManifestError, OutputExists
 from pipeline.evaluation import figures, report
-from pipeline.evaluation.eval_reader import Tolerant
+from pipeline.evaluation.eval_reader import EvalReader
 from pipeline.evaluation.gallery import Candidate, Gallery, confusion_of
 from pipeline.evaluation.report import Counts, Example, Report, SceneResult
 from pipeline.log import Advance
@@ -60,7 +60,7 @@ class _Job:
     manifest: Manifest
     gallery: Gallery
     device: torch.device
-    reading: Tolerant
+    reading: EvalReader
 
     @property
     def num_classes(self) -> int:
@@ -131,7 +131,7 @@ def evaluate(
     gallery = Gallery(recipe.evaluate.examples, recipe.data.sampling.size, len(manifest.classes))
     prepared = use_shards.at_hand(recipe, manifest, split)
     logger.info("the %s split is read from %s", split, prepared or "the files")
-    reading = Tolerant(manifest, recipe.data, bundle.normalisation, Tally(quarantine.limit(recipe.data)), prepared)
+    reading = EvalReader(manifest, recipe.data, bundle.normalisation, Tally(quarantine.limit(recipe.data)), prepared)
     job = _Job(recipe, bundle, bundle.network.to(device), manifest, gallery, device, reading)
     counts = _confusions(job, scenes, progress or (lambda *_: None))
     found = _summary(job, split, scenes, counts)

@@ -190,7 +190,7 @@ def html(report: Report, shown: Sequence[Mapping[str, str]] = ()) -> str:
         groups=_worst_first([(name, scores, ()) for name, scores in report.groups.items()]) if grouped else [],
         scenes=_worst_first([(s.id, s.scores, (s.group, f"{s.num_pixels:,}")) for s in report.scenes])[:_SHOWN_SCENES],
         curves=[Markup(figure) for figure in figures.curves(report.curves)],
-        mixed=mixings.told(report.mixing),
+        mixed=mixings.summary_text(report.mixing),
         galleries=[
             (kind, [(e, p) for e, p in zip(report.examples, shown, strict=True) if e.kind == kind])
             for kind in ("worst", "best")

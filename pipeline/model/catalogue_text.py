@@ -11,13 +11,14 @@ from pipeline.model.cost import Node
 _BAR: Final = 24
 
 
-def overview(shelf: Overview) -> str:
+def overview(catalogue: Overview) -> str:
     """The architectures in a line each, the number of encoders, and what to type next."""
-    width = max(map(len, shelf.architectures))
-    lines = [f"{name:<{width}}  {text}" for name, text in shelf.architectures.items()]
+    width = max(map(len, catalogue.architectures))
+    lines = [f"{name:<{width}}  {text}" for name, text in catalogue.architectures.items()]
     lines += [
         "",
-        f"on {shelf.encoders} of timm's {shelf.looked_at} models; with any number of bands, on images of any size.",
+        f"on {catalogue.encoders} of timm's {catalogue.looked_at} models; with any number of bands, on images of "
+        "any size.",
         "",
         "next: segpipe models list --encoder 'convnext*' --max-params 30e6     encoders, and what takes them",
         "      segpipe models list --architecture dpt                           what one architecture takes",

@@ -143,7 +143,7 @@ def positions(bundle: Bundle, bands: tuple[str, ...], file_bands: tuple[str, ...
         SceneError: a band is missing, or their number differs.
     """
     pairs = [(bundle.bands, bands), (bundle.file_bands, file_bands)]
-    named = [(ours, theirs) for ours, theirs in pairs if ours and theirs and _tell(ours, theirs)]
+    named = [(ours, theirs) for ours, theirs in pairs if ours and theirs and _warn(ours, theirs)]
     found = [by_name(ours, theirs) for ours, theirs in named]
     complete = next((one for one in found if one.complete), None)
     if complete is not None:
@@ -158,7 +158,7 @@ def positions(bundle: Bundle, bands: tuple[str, ...], file_bands: tuple[str, ...
     return None
 
 
-def _tell(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+def _warn(ours: Sequence[str], theirs: Sequence[str]) -> bool:
     """Whether both have names, or the same numbers in another order."""
     return sorted(ours) == sorted(theirs) or not (is_unnamed(ours) or is_unnamed(theirs))
 

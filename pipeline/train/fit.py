@@ -160,9 +160,9 @@ def _open(recipe: Recipe, manifest: Manifest | None, overwrite: bool, parent: Pa
         reached = pool.submit(on_mlflow.reach, recipe)  # seconds of imports, while the rest goes on
         manifest = manifest or current(reads)
         run_uri = run_uri_of(recipe, manifest)
-        _make_room(run_uri, overwrite)
+        _clear_run(run_uri, overwrite)
         prepared = shards.of_training(reads, manifest)
-        if choose.elsewhere(recipe.compute):
+        if choose.uses_cluster(recipe.compute):
             stack.enter_context(_on_ray().connected(recipe.compute))  # too small a cluster is known before it reads
         with choose.chosen(recipe.compute) as mapped:
             moments = compute_statistics.cached(reads, manifest, mapped)
@@ -192,7 +192,7 @@ def _open(recipe: Recipe, manifest: Manifest | None, overwrite: bool, parent: Pa
     )
 
 
-def _make_room(run_uri: str, overwrite: bool) -> None:
+def _clear_run(run_uri: str, overwrite: bool) -> None:
     finished = store.join(run_uri, BUNDLE)
     if overwrite:
         store.remove(run_uri)

@@ -95,7 +95,7 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another room
     """
     section = job.train
     state = State(network.train(), section, world, device, compiles=job.compile)
-    ledger = _Ledger(section, world, loss, Tally() if tally is None else tally)
+    ledger = TrainingHistory(section, world, loss, Tally() if tally is None else tally)
     start = _restore(job, state, ledger)
     feed = iter(batches(start)) if start < section.steps else iter(())
     for done in range(start + 1, section.steps + 1):
@@ -179,14 +179,14 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _save(job: Job, state: State, ledger: _Ledger, done: int) -> None:
+def _save(job: Job, state: State, ledger: TrainingHistory, done: int) -> None:
     if state.world.leader:
         meta = {**job.meta, "fingerprint": job.fingerprint, "seed": job.seed, "world_size": state.world.size}
         parts = {**state.to_dict(), "ledger": ledger.to_dict()}
         checkpoint.save(job.run_uri, done, parts, meta, keep=job.train.keep_checkpoints)
 
 
-def _restore(job: Job, state: State, ledger: _Ledger) -> int:
+def _restore(job: Job, state: State, ledger: TrainingHistory) -> int:
     """Go back to the newest checkpoint, on which all ranks agree; returns its step, or 0."""
     world = state.world
     found = [checkpoint.newest(job.run_uri) if world.leader else None]
@@ -204,7 +204,7 @@ def _restore(job: Job, state: State, ledger: _Ledger) -> int:
     return step
 
 
-class _Ledger:
+class TrainingHistory:
     """Losses, scores and what could not be read so far. Losses stay on the device until they are asked for."""
 
     def __init__(self, section: recipe.Train, world: World, objective: Loss | Supervised, tally: Tally) -> None:

@@ -74,7 +74,7 @@ def work(
         network = networks.build(recipe.model, len(manifest.bands), len(manifest.classes))
         network.set_normalisation(parts.normalisation)
         if world.leader:
-            normalise.tell(parts.normalisation, manifest.bands)
+            normalise.log_values(parts.normalisation, manifest.bands)
         annotated = _Annotated(feed or _local_feed(parts))
         outcome = _train(parts, network, host, annotated)
         annotated.check(parts, outcome)
@@ -176,8 +176,8 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
         compile=recipe.compute.compile,
         meta={"recipe": payload.stated, "mlflow_run_id": payload.run_id},
     )
-    mixed = (
-        batch_diversity.Mixing(parts.plan.order, recipe.train.global_batch, len(parts.manifest.classes))
+    diversity = (
+        batch_diversity.BatchDiversity(parts.plan.order, recipe.train.global_batch, len(parts.manifest.classes))
         if tracker
         else None
     )
@@ -186,7 +186,7 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
             job,
             network=network,
             loss=_loss(parts, network),
-            batches=mixed.watching(feed) if mixed else feed,
+            batches=diversity.watching(feed) if diversity else feed,
             world=world,
             host=host,
             tracker=tracker or NoTracker(),
@@ -194,9 +194,9 @@ def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batc
             validate=_validation(parts),
             tally=parts.tally,
         )
-        if mixed and mixed.numbers:
-            store.write_json(store.join(run_uri, batch_diversity.FILE), mixed.numbers)
-            logger.info("how mixed the chips came: %s", batch_diversity.told(mixed.numbers))
+        if diversity and diversity.numbers:
+            store.write_json(store.join(run_uri, batch_diversity.FILE), diversity.numbers)
+            logger.info("batch diversity: %s", batch_diversity.summary_text(diversity.numbers))
         return outcome
     finally:
         if tracker is not None:

@@ -36,7 +36,7 @@ from pipeline.train.payload import SearchPayload
 from pipeline.tune import space
 from pipeline.tune.results import FAILED, FINISHED, MANIFEST, STOPPED, WORST, Trial
 from pipeline.tune.trial import finite, recipe_of, run_id_of, train, validated_every
-from pipeline.tune.trial_coordinator import Desk
+from pipeline.tune.trial_coordinator import TrialCoordinator
 
 # A bundle of no resources is refused; a byte of memory is as near as it gets.
 _ACTOR = {"memory": 1}
@@ -83,8 +83,8 @@ def run(payload: SearchPayload, concurrent: int, progress: Advance | None = None
     """
     recipe = payload.recipe
     section, every = recipe.tune, validated_every(recipe.train)
-    desk = ray.remote(num_cpus=0)(Desk).remote()
-    watch = _Watch(section.num_trials, desk, progress)
+    coordinator = ray.remote(num_cpus=0)(TrialCoordinator).remote()
+    watch = _Watch(section.num_trials, coordinator, progress)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = TPESampler(seed=section.seed if section.seed is not None else recipe.seed)
     searcher = OptunaSearch(space.distributions(section.space), metric="score", mode="max", sampler=sampler)
@@ -97,7 +97,7 @@ def run(payload: SearchPayload, concurrent: int, progress: Advance | None = None
     )
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune draws boxes on stdout, which belongs to the caller
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, payload=payload, desk=desk), _ACTOR),
+        tune.with_resources(tune.with_parameters(_trial, payload=payload, coordinator=coordinator), _ACTOR),
         tune_config=tune.TuneConfig(
             metric="score",
             mode="max",
@@ -125,28 +125,28 @@ def run(payload: SearchPayload, concurrent: int, progress: Advance | None = None
     return trials, len(watch.ended) == section.num_trials
 
 
-def _trial(config: dict[str, Any], payload: SearchPayload, desk: Any) -> None:
+def _trial(config: dict[str, Any], payload: SearchPayload, coordinator: Any) -> None:
     """One trial, in an actor of its own: passes the scores of validations on while a thread trains."""
     log.setup()
     name = tune.get_context().get_trial_id()
-    ray.get(desk.open.remote(name))
+    ray.get(coordinator.open.remote(name))
     outcome: list[dict[str, Any] | BaseException] = []
-    thread = threading.Thread(target=_train, args=(config, payload, desk, name, outcome), daemon=True)
+    thread = threading.Thread(target=_train, args=(config, payload, coordinator, name, outcome), daemon=True)
     thread.start()
-    while (row := ray.get(desk.score.remote(name))) is not None:
+    while (row := ray.get(coordinator.score.remote(name))) is not None:
         tune.report(row)  # does not return where ASHA stops the trial: the driver answers then
-        ray.get(desk.answer.remote(name, True))
+        ray.get(coordinator.answer.remote(name, True))
     thread.join()
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     tune.report(outcome[0])
 
 
-def _train(config: dict[str, Any], payload: SearchPayload, desk: Any, name: str, outcome: list[Any]) -> None:
+def _train(config: dict[str, Any], payload: SearchPayload, coordinator: Any, name: str, outcome: list[Any]) -> None:
     """Body of a trial's thread; what came out, or an error that another try may mend, goes into `outcome`."""
     try:
         recipe = recipe_of(payload, config, name)
-        made = train(recipe, payload, [_Ask(recipe, desk, name)])
+        made = train(recipe, payload, [_Ask(recipe, coordinator, name)])
         score = finite(made.scores.get(payload.metric))
         outcome.append({"score": score, "step": made.step, "bundle": made.uri})
     except PipelineError as error:
@@ -157,7 +157,7 @@ def _train(config: dict[str, Any], payload: SearchPayload, desk: Any, name: str,
         outcome.append(error)
         raise
     finally:
-        ray.get(desk.end.remote(name))
+        ray.get(coordinator.end.remote(name))
 
 
 def _row(number: int, trial: Any, payload: SearchPayload, manifest: Manifest) -> Trial:
@@ -201,9 +201,9 @@ class _Ask(UserCallback):  # type: ignore[misc]  # Ray ships no types that we ch
     The last one is told by the trial itself, when its bundle is written: ASHA could stop it before.
     """
 
-    def __init__(self, recipe: Recipe, desk: Any, trial: str) -> None:
+    def __init__(self, recipe: Recipe, coordinator: Any, trial: str) -> None:
         self._metric, self._steps, self._every = recipe.tune.metric, recipe.train.steps, validated_every(recipe.train)
-        self._desk, self._trial = desk, trial
+        self._coordinator, self._trial = coordinator, trial
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Hand in the score; one that is not finite is the worst."""
@@ -211,7 +211,7 @@ class _Ask(UserCallback):  # type: ignore[misc]  # Ray ships no types that we ch
         if step % self._every or step >= self._steps:
             return
         row = {"score": finite(metrics[0].get(self._metric)), "step": step}
-        if not ray.get(self._desk.ask.remote(self._trial, row)):
+        if not ray.get(self._coordinator.ask.remote(self._trial, row)):
             logging.getLogger(_CONTROLLER).addFilter(_is_no_stop)
             raise _Stopped(f"stopped at step {step}: others did better by then")
 
@@ -219,10 +219,10 @@ class _Ask(UserCallback):  # type: ignore[misc]  # Ray ships no types that we ch
 class _Watch(tune.Callback):  # type: ignore[misc]
     """Keeps the trials in the order they began, and tells how many have ended; runs in the driver."""
 
-    def __init__(self, total: int, desk: Any, progress: Advance | None) -> None:
+    def __init__(self, total: int, coordinator: Any, progress: Advance | None) -> None:
         self.begun: dict[str, Any] = {}
         self.ended: set[str] = set()
-        self._total, self._desk, self._progress, self._best = total, desk, progress, WORST
+        self._total, self._coordinator, self._progress, self._best = total, coordinator, progress, WORST
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Remember it."""
@@ -235,11 +235,11 @@ class _Watch(tune.Callback):  # type: ignore[misc]
             self._best = max(self._best, float(last["score"]))
         elif "failure" not in last:
             self._stop(trial.trial_id)
-        self._tell(trial)
+        self._count_trial(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count it."""
-        self._tell(trial)
+        self._count_trial(trial)
 
     def end(self) -> None:
         """Kill the trials that an interrupt left running: they would close their runs as failed."""
@@ -250,11 +250,11 @@ class _Watch(tune.Callback):  # type: ignore[misc]
 
     def _stop(self, trial: str) -> None:
         try:
-            ray.get(self._desk.stop.remote(trial), timeout=_END_S)
+            ray.get(self._coordinator.stop.remote(trial), timeout=_END_S)
         except RayError as error:
             logger.warning("trial %s did not end by itself: %s", trial, error)
 
-    def _tell(self, trial: Any) -> None:
+    def _count_trial(self, trial: Any) -> None:
         self.ended.add(trial.trial_id)
         last = trial.last_result or {}
         how = FAILED if "failure" in last or trial.status == "ERROR" else FINISHED if "bundle" in last else STOPPED

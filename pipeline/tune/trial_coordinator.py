@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 
-class Desk:
+class TrialCoordinator:
     """Scores go one way and answers the other, for each trial by its name. Its methods may wait for each other."""
 
     def __init__(self) -> None:

@@ -92,7 +92,7 @@ def test_another_name_alone_reads_no_scene_again(tmp_path, site, monkeypatch):
         read.extend(f.id for f in found)
         return look(found, *rest)
 
-    monkeypatch.setattr(inspection, "look_at_all", counted)
+    monkeypatch.setattr(inspection, "inspect_scenes", counted)
     renamed = recipe_for(tmp_path / "data", **{"compute.output": str(tmp_path / "runs"), "name": "other"})
     again = index.current(renamed)
     assert (again.digest, again.scenes, read) == (first.digest, first.scenes, [])

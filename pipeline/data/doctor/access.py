@@ -58,14 +58,14 @@ def entries(
     try:
         survey = discovery.survey(data)
     except PipelineError as error:
-        return [], [told(error)], ""
-    wrong = [told(error) for error in survey.errors()]
+        return [], [problem_of(error)], ""
+    wrong = [problem_of(error) for error in survey.errors()]
     opened = {e.id: e for e in in_threads(lambda f: _entry(f, data), survey.found, advance)}
     opened = _by_name(opened, data)
     try:
-        return _divided(opened, data, kept), wrong, survey.spare
+        return _divided(opened, data, kept), wrong, survey.unmatched
     except PipelineError as error:
-        return list(opened.values()), [*wrong, told(error)], survey.spare
+        return list(opened.values()), [*wrong, problem_of(error)], survey.unmatched
 
 
 def _by_name(opened: dict[str, Entry], data: Data) -> dict[str, Entry]:
@@ -94,7 +94,7 @@ def _divided(opened: Mapping[str, Entry], data: Data, kept: Mapping[str, str]) -
 def disagreements(of: Sequence[Entry], data: Data) -> list[Problem]:
     """Scenes whose bands or dtype are not those of the others."""
     infos = {e.id: e.info for e in of if e.info is not None}
-    return [told(problem) for problem in band_matching.matched(infos, data).problems]
+    return [problem_of(problem) for problem in band_matching.matched(infos, data).problems]
 
 
 def pointers(data: Data) -> tuple[Pointer, ...]:
@@ -263,7 +263,7 @@ def same_crs(ours: str | None, theirs: str | None) -> bool:
     return ours == theirs or bool(ours and theirs and gdal_env.same_crs(ours, theirs))
 
 
-def told(error: PipelineError) -> Problem:
+def problem_of(error: PipelineError) -> Problem:
     """An error's message and hint."""
     return error.message, error.hint
 
@@ -274,12 +274,12 @@ def _entry(found: SceneFiles, data: Data) -> Entry:
         num_bytes = sum(store.size_of(uri) for uri in found.image.split(uris.FILE_SEPARATOR))
         info = raster_io.describe(found.image, reading=data.reading)
     except PipelineError as error:
-        return replace(entry, problems=(told(error),))
+        return replace(entry, problems=(problem_of(error),))
     except OSError as error:
         return replace(entry, problems=((f"scene {found.id}: {error}", "check the path"),))
     footprint = summary.summarise_footprint(found, info, data, whole=False)
-    wrong = tuple(map(told, footprint.problems))
-    return replace(entry, info=None if wrong else info, num_bytes=num_bytes, problems=wrong, beside=footprint.beside)
+    wrong = tuple(map(problem_of, footprint.problems))
+    return replace(entry, info=None if wrong else info, num_bytes=num_bytes, problems=wrong, misses=footprint.misses)
 
 
 def _in_file(entry: Entry, window: Window) -> Window:

@@ -36,11 +36,11 @@ def findings(seen: Evidence) -> Iterator[Finding]:
             f"data:\n  {line}" if line else "",
             rank=0,
         )
-    if seen.spare and not seen.problems:
+    if seen.unmatched and not seen.problems:
         yield Finding(
             "spare_labels",
             "warning",
-            f"{seen.spare[0].upper()}{seen.spare[1:]}.",
+            f"{seen.unmatched[0].upper()}{seen.unmatched[1:]}.",
             "Nothing is learnt from them: their images may be missing, or be called otherwise.",
             "fetch the images, or let data.images and data.labels name the same files",
         )
@@ -181,13 +181,13 @@ def _small(seen: Evidence) -> Iterator[Finding]:
 
 
 def _beside(seen: Evidence) -> Iterator[Finding]:
-    found = [e for e in seen.entries if e.beside]
+    found = [e for e in seen.entries if e.misses]
     if found:
         yield Finding(
             "footprint_beside",
             "error" if len(found) == len(seen.entries) else "warning",
             f"{counted(len(found), 'scene')} outside the own footprint, such as {found[0].id}: no shape of "
-            f"{found[0].beside} touches it.",
+            f"{found[0].misses} touches it.",
             "Outside its footprint a scene is not valid, so nothing of these is used.",
             "look whether data.footprint names the right files, and whether their CRS is what they say",
             scenes=tuple(e.id for e in found),

@@ -165,7 +165,7 @@ def _others(bands: tuple[str, ...], name: str) -> str:
 def _leaking(seen: Evidence) -> Iterator[Finding]:
     """Bands that hold a map of the classes, and bands of measurements that tell them: the latter is the task itself."""
     usable = [s for _, s in seen.usable if s.values.shape[1]]
-    rules = distributions.told_by_one_band([s.values for s in usable], [s.ids for s in usable])
+    rules = distributions.predicted_by_one_band([s.values for s in usable], [s.ids for s in usable])
     leaking = [r for r in rules if _is_class_map(r) or _tells_alone(r, rules)]
     if leaking:
         number = "Bands" if len(leaking) > 1 else "Band"
@@ -257,7 +257,7 @@ def _apart(seen: Evidence) -> Iterator[Finding]:
 def _populations(seen: Evidence, ids: tuple[str, ...], groups: list[str], far: list[str]) -> Finding:
     everyone, some = Counter(groups), Counter(far)
     whole = [g for g in some if some[g] >= 0.8 * everyone[g] and everyone[g] > 1]
-    told = (
+    details = (
         f" Nearly all of {', '.join(f'{g} ({some[g]} of {everyone[g]})' for g in sorted(whole))} are among them."
         if whole
         else ""
@@ -266,7 +266,7 @@ def _populations(seen: Evidence, ids: tuple[str, ...], groups: list[str], far: l
         "populations",
         "note",
         f"{len(ids)} of {len(groups)} scenes are far from the others in the median of some band: the set is made of "
-        f"several kinds of images.{told}",
+        f"several kinds of images.{details}",
         "One mean and deviation per band fits none of them well, and a score over all hides the kind that fails.",
         "read the report per group; normalise each scene by itself if kinds differ in brightness only",
         "data:\n  normalise: {kind: per_scene}",

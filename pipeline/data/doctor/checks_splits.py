@@ -11,7 +11,7 @@ from typing import Final
 from pipeline.data.doctor import access, leak_groups, near_duplicates, scene_overlaps
 from pipeline.data.doctor.findings import Entry, Finding, Severity, counted
 from pipeline.data.doctor.gather import Evidence
-from pipeline.data.doctor.near_duplicates import Alike, Pair
+from pipeline.data.doctor.near_duplicates import Pair, Similar
 from pipeline.data.doctor.scene_sample import detail, picture
 from pipeline.recipe.sampling import TableSplit
 
@@ -47,8 +47,8 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     content = near_duplicates.merged([_equal_stamps(seen), marked])
     known = {frozenset((p.first, p.second)) for p in content}
     details = {i: fine for i in pictures if (fine := detail(seen.samples[i].thumbnail)) is not None}
-    looks = near_duplicates.alike(pictures, details)
-    similar = [p for p in looks.pairs if frozenset((p.first, p.second)) not in known]
+    thumbnails = near_duplicates.similar(pictures, details)
+    similar = [p for p in thumbnails.pairs if frozenset((p.first, p.second)) not in known]
     leaks = {
         "shared_ground": [p for p in ground if _measured(p, seen, entry_of)],
         "shared_content": divided(content),
@@ -61,8 +61,8 @@ def findings(seen: Evidence) -> Iterator[Finding]:
         uri = leak_groups.write(seen, near_duplicates.merged([tied, content, similar]), seen.out)
     for kind, pairs in leaks.items():
         yield from _leak(kind, pairs, seen, entry_of, uri)
-    if not looks.telling:
-        yield _same_view(looks)
+    if not thumbnails.telling:
+        yield _same_view(thumbnails)
     yield from _within([p for p in content + similar if p not in divided([p])])
 
 
@@ -75,15 +75,17 @@ def _ground(seen: Evidence, *, within: bool = False) -> list[Pair]:
     ]
 
 
-def _same_view(looks: Alike) -> Finding:
-    said = f"{counted(len(looks.pairs), 'pair')} that look far more alike than that are named all the same."
+def _same_view(thumbnails: Similar) -> Finding:
+    said = f"{counted(len(thumbnails.pairs), 'pair')} that look far more alike than that are named all the same."
     return Finding(
         "same_view",
         "note",
-        f"The pictures of {looks.matching:.0%} of the {looks.num_pairs:,} pairs of scenes match: the scenes of this "
-        "set all show the same kind of view.",
+        f"The thumbnails of {thumbnails.matching:.0%} of the {thumbnails.num_pairs:,} pairs of scenes match: the "
+        "scenes of this set all show the same kind of view.",
         "That two of them look alike says little here: it is no sign of a copy. "
-        + (said if looks.pairs else "Only what they do not have in common was compared, and there none is a copy."),
+        + (
+            said if thumbnails.pairs else "Only what they do not have in common was compared, and there none is a copy."
+        ),
         "nothing; where scenes come in series (one patient, one flight), give them groups",
         rank=62,
     )

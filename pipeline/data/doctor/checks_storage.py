@@ -132,7 +132,7 @@ def _slow(seen: Evidence, kind: str, members: Sequence[tuple[float, Entry]]) -> 
     ideal = _blocks(entry.grid.height, entry.grid.width, best_tile(size), size) if entry.info else 1.0
     blocks = f"{entry.info.tile[1]} × {entry.info.tile[0]}" if entry.info else ""
     stored = "as one piece" if entry.info and _is_whole(entry.info) else f"in blocks of {blocks} pixels"
-    told = (
+    details = (
         f" Measured on {entry.id}: {1000 * measured.now:.1f} ms per chip now, {1000 * measured.tiled:.1f} ms from a "
         f"tiled copy, {measured.gain:.1f} times faster."
         if measured
@@ -142,7 +142,8 @@ def _slow(seen: Evidence, kind: str, members: Sequence[tuple[float, Entry]]) -> 
         "slow_storage",
         "warning" if len(members) > _MANY * len(seen.entries) else "note",
         f"{counted(len(members), 'image')} ({kind or 'unknown format'}) stored {stored}: a chip of {size} pixels "
-        f"decodes {times:.0f} times its own pixels; from tiles of {best_tile(size)[0]} it would be {ideal:.0f}.{told}",
+        f"decodes {times:.0f} times its own pixels; from tiles of {best_tile(size)[0]} it would be "
+        f"{ideal:.0f}.{details}",
         "Reading is mostly decompression, and so much of it is thrown away.",
         "rewrite the images in tiles, once; with another ending, change data.images, too",
         command(entry, size),

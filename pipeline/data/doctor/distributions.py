@@ -89,7 +89,7 @@ class BandRule:
         return (self.iou - usual) / (1 - usual)
 
 
-def told_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]) -> list[BandRule]:
+def predicted_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]) -> list[BandRule]:
     """For each band a rule value -> class, made from half of the scenes and tried on the other half.
 
     The rule is the class that is most frequent at the value.

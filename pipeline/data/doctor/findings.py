@@ -72,7 +72,7 @@ class Entry(SceneFiles):
     info: RasterInfo | None
     num_bytes: int = 0
     problems: tuple[tuple[str, str], ...] = ()
-    beside: str = ""
+    misses: str = ""
     origin: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None
     bands: tuple[int, ...] = ()

@@ -26,14 +26,14 @@ _TIMED_WINDOWS: Final = 4
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was read. `pointers` are files whose content was not fetched, `problems` concern the set as a whole, `spare`
-    says which labels belong to no image ("" if none), `stamps` are hashes of content by scene id."""
+    """What was read. `pointers` are files whose content was not fetched, `problems` concern the set as a whole,
+    `unmatched` says which labels belong to no image ("" if none), `stamps` are hashes of content by scene id."""
 
     recipe: Recipe
     classes: Classes
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
-    spare: str
+    unmatched: str
     plan: Plan
     samples: dict[str, Sample]
     tallies: dict[str, Tally]
@@ -69,7 +69,7 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
     """Read headers of all scenes, labels, samples of pixels, and time some reads."""
     data = recipe.data
     classes = Classes.from_section(data)
-    entries, problems, spare = access.entries(data, kept_splits(recipe), _stage(progress, "headers"))
+    entries, problems, unmatched = access.entries(data, kept_splits(recipe), _stage(progress, "headers"))
     plan = planning.plan(entries)
     sampled = in_threads(lambda e: sample(e, plan, classes, data), plan.chosen, _stage(progress, "pixels"))
     labelled = [e for e in entries if e.label is not None and e.info is not None and not e.problems]
@@ -78,13 +78,13 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
     samples = {s.id: s for s in sampled}
     for entry, outcome in [*zip(labelled, counted, strict=True), *zip(plan.chosen, stamped, strict=True)]:
         if isinstance(outcome, PipelineError) and entry.id in samples and samples[entry.id].problem is None:
-            samples[entry.id] = Sample(entry.id, problem=access.told(outcome))
+            samples[entry.id] = Sample(entry.id, problem=access.problem_of(outcome))
     return Evidence(
         recipe=recipe,
         classes=classes,
         entries=tuple(entries),
         problems=(*problems, *access.disagreements(entries, data)),
-        spare=spare,
+        unmatched=unmatched,
         plan=plan,
         samples=samples,
         tallies={e.id: t for e, t in zip(labelled, counted, strict=True) if isinstance(t, Tally)},

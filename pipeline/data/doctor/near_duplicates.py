@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 BLOCK: Final = 8
-LOOK: Final = 32
+THUMBNAIL: Final = 32
 """Side of the small grey pictures."""
 
 _ONE_IN: Final = 64
@@ -124,13 +124,13 @@ def sharing(marks_of: Mapping[str, Marks]) -> list[Pair]:
     return pairs
 
 
-def look(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+def thumbnail_of(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
     """A grey picture [LOOK, LOOK] of a small view [C,h,w], with mean 0 and deviation 1; None if flat or invalid."""
     if valid.mean() < 0.5 or min(valid.shape) < 2:
         return None
     grey = np.where(valid, pixels.astype(np.float64).mean(axis=0), np.nan)
     grey = np.where(valid, grey, np.nanmean(grey))
-    rows, cols = (np.linspace(0, n, LOOK + 1) for n in valid.shape)
+    rows, cols = (np.linspace(0, n, THUMBNAIL + 1) for n in valid.shape)
     sums = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1))
     sums[1:, 1:] = grey.cumsum(0).cumsum(1)
     integral = _between(_between(sums, rows).T, cols).T  # the integral image, also between pixels
@@ -143,7 +143,7 @@ def look(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32] 
 
 
 @dataclass(frozen=True)
-class Alike:
+class Similar:
     """Scenes that look nearly the same.
 
     Attributes:
@@ -162,7 +162,9 @@ class Alike:
         return self.matching <= _COMMON
 
 
-def alike(looks: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArray[np.float32]] | None = None) -> Alike:
+def similar(
+    thumbnails: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArray[np.float32]] | None = None
+) -> Similar:
     """Pairs of scenes whose small pictures are nearly the same, measured by what is usual in this set.
 
     What all pictures have in common (their mean) is taken off first, as the bright disc of a retina. A pair counts if
@@ -170,13 +172,13 @@ def alike(looks: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArra
     as an image and a crop of it, count if the fine detail of one is found in the other.
 
     Args:
-        looks: small pictures of the scenes, see `look`.
+        looks: small pictures of the scenes, see `thumbnail_of`.
         details: larger ones, see `detail`; by default none, and crops are not found.
     """
-    ids = sorted(looks)
+    ids = sorted(thumbnails)
     if len(ids) < 2:
-        return Alike()
-    pictures = np.stack([looks[i] for i in ids])
+        return Similar()
+    pictures = np.stack([thumbnails[i] for i in ids])
     whole, rest = _correlations(pictures), _correlations(_own(pictures))
     first, second = np.triu_indices(len(ids), 1)
     bits = _hashes(pictures)
@@ -187,10 +189,10 @@ def alike(looks: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArra
         scores = np.arctanh(alone.clip(-0.9999, 0.9999))
         centre = float(np.median(scores))
         unit = max(float(np.median(np.abs(scores - centre))) / _NORMAL, _LEAST_UNIT)
-        alike_all = whole[first, second] >= _MIN_WHOLE
-        chosen = (scores - centre >= _OUTLIER * unit) & (alone >= _MIN_REST) & alike_all
+        similar_all = whole[first, second] >= _MIN_WHOLE
+        chosen = (scores - centre >= _OUTLIER * unit) & (alone >= _MIN_REST) & similar_all
         if details is not None:
-            doubtful = np.flatnonzero(alike_all & ~chosen & (scores - centre >= _WORTH * unit))
+            doubtful = np.flatnonzero(similar_all & ~chosen & (scores - centre >= _WORTH * unit))
             for k in doubtful[np.argsort(-scores[doubtful])][:_MAX_DETAILS].tolist():
                 one, other = details[ids[first[k]]], details[ids[second[k]]]
                 chosen[k] = max(_found_in(one, other), _found_in(other, one)) >= _MIN_DETAIL
@@ -198,7 +200,7 @@ def alike(looks: Mapping[str, NDArray[np.float32]], details: Mapping[str, NDArra
         Pair(ids[a], ids[b], f"nearly the same picture, correlation {rest[a, b]:.2f}")
         for a, b in zip(first[chosen].tolist(), second[chosen].tolist(), strict=True)
     ]
-    return Alike(tuple(pairs), float((whole[first, second] >= _MIN_WHOLE).mean()), len(first))
+    return Similar(tuple(pairs), float((whole[first, second] >= _MIN_WHOLE).mean()), len(first))
 
 
 def detail(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -246,7 +248,7 @@ def _correlations(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _hashes(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
     """64 bits each: which of the low frequencies are above their median."""
-    waves = np.cos(np.pi / LOOK * np.outer(np.arange(_FREQUENCIES), np.arange(LOOK) + 0.5))
+    waves = np.cos(np.pi / THUMBNAIL * np.outer(np.arange(_FREQUENCIES), np.arange(THUMBNAIL) + 0.5))
     low = (waves @ pictures @ waves.T).reshape(len(pictures), -1)
     above = low > np.median(low, axis=1, keepdims=True)
     weights = np.uint64(1) << np.arange(64, dtype=np.uint64)

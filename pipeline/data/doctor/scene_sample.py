@@ -37,7 +37,7 @@ def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
     try:
         patches, small, found = _read(entry, plan, classes, data)
     except PipelineError as error:
-        return Sample(entry.id, problem=access.told(error))
+        return Sample(entry.id, problem=access.problem_of(error))
     values, ids = _some_pixels(patches, _quota(plan, patches))
     num_valid = sum(int(p.valid.sum()) for p in patches)
     shifts, explained = _shifts(entry, patches, plan)
@@ -64,7 +64,7 @@ def picture(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:
     """The small grey picture by which scenes are compared; None where the thumbnail is not the whole scene."""
     if thumbnail is None or not thumbnail.whole:
         return None
-    return near_duplicates.look(thumbnail.pixels, thumbnail.valid)
+    return near_duplicates.thumbnail_of(thumbnail.pixels, thumbnail.valid)
 
 
 def detail(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:

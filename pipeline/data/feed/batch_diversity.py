@@ -78,7 +78,7 @@ class Groups:
         return float((between / variance[varies]).mean()) if varies.any() else float("nan")
 
 
-class Mixing:
+class BatchDiversity:
     """What passes in a run, batch by batch.
 
     Args:
@@ -185,7 +185,7 @@ def _numbers(tree: Mapping[str, Any]) -> dict[str, float]:
     return dict(tree)
 
 
-def told(numbers: Mapping[str, float]) -> str:
+def summary_text(numbers: Mapping[str, float]) -> str:
     """The numbers as words for people; "" where there are none."""
     words = {
         "scenes_per_batch": "{:.1f} scenes",

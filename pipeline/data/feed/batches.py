@@ -96,7 +96,7 @@ def local_batches(
 
 
 @dataclass(frozen=True)
-class _Room:
+class _Buffer:
     """A batch that threads are filling."""
 
     numbers: range
@@ -131,7 +131,7 @@ class _Filling:
     def __init__(self, plan: Plan, world: World, global_batch: int, stop_step: int, threads: int) -> None:
         self._plan, self._world, self._global_batch, self._stop_step = plan, world, global_batch, stop_step
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="feed")
-        self._rooms: dict[int, _Room] = {}
+        self._buffers: dict[int, _Buffer] = {}
         size = micro_batch(world, global_batch)
         self._memory = _Memory(lambda: plan.empty(size)[0]), _Memory(lambda: plan.empty(size)[1])
         self._submitted = 0
@@ -144,9 +144,9 @@ class _Filling:
 
     def finish(self, step: int) -> Batch:
         """The batch of a step, once it is whole."""
-        room = self._rooms.pop(step)
-        replaced = [one for future in room.futures for one in future.result() if one.number in room.numbers]
-        return Batch.of(room.images, room.masks, room.numbers, sorted(replaced, key=lambda one: one.number))
+        buffer = self._buffers.pop(step)
+        replaced = [one for future in buffer.futures for one in future.result() if one.number in buffer.numbers]
+        return Batch.of(buffer.images, buffer.masks, buffer.numbers, sorted(replaced, key=lambda one: one.number))
 
     def close(self) -> None:
         """Stop reading."""
@@ -169,20 +169,20 @@ class _Filling:
 
     def _fill(self, group: list[int]) -> None:
         """Let a thread make chips, which share what they can."""
-        rooms = [self._room(n // self._global_batch) for n in group]
-        places = [n - room.numbers.start for n, room in zip(group, rooms, strict=True)]
-        images = [room.images[place] for place, room in zip(places, rooms, strict=True)]
-        masks = [room.masks[place] for place, room in zip(places, rooms, strict=True)]
+        buffers = [self._buffer(n // self._global_batch) for n in group]
+        places = [n - buffer.numbers.start for n, buffer in zip(group, buffers, strict=True)]
+        images = [buffer.images[place] for place, buffer in zip(places, buffers, strict=True)]
+        masks = [buffer.masks[place] for place, buffer in zip(places, buffers, strict=True)]
         future = self._pool.submit(self._plan.put, group, images, masks)
-        for futures in {id(room): room.futures for room in rooms}.values():
+        for futures in {id(buffer): buffer.futures for buffer in buffers}.values():
             futures.append(future)
 
-    def _room(self, step: int) -> _Room:
-        if step not in self._rooms:
+    def _buffer(self, step: int) -> _Buffer:
+        if step not in self._buffers:
             numbers = self._numbers(step)
             images, masks = (memory.get() for memory in self._memory)
-            self._rooms[step] = _Room(numbers, images, masks, [])
-        return self._rooms[step]
+            self._buffers[step] = _Buffer(numbers, images, masks, [])
+        return self._buffers[step]
 
     def _numbers(self, step: int) -> range:
         return numbers_of(step, self._world, self._global_batch)

@@ -71,8 +71,8 @@ class ChipReader:
         for each in wanted:
             of_scene.setdefault(each.scene, []).append(each)
         for group in of_scene.values():
-            for members in self._together(group):
-                yield from self._read_together(members)
+            for members in self._coalesced(group):
+                yield from self._read_coalesced(members)
 
     def values(self, scene: int) -> SceneValues:
         """What `per_scene` normalises a scene by, measured once per process."""
@@ -86,7 +86,7 @@ class ChipReader:
             self._values[scene] = per_scene.measure(read, of.height, of.width, of.slices)
         return self._values[scene]
 
-    def _together(self, group: list[WindowRequest]) -> list[list[WindowRequest]]:
+    def _coalesced(self, group: list[WindowRequest]) -> list[list[WindowRequest]]:
         """Windows of a scene to be read as one."""
         scene = self.scenes[group[0].scene]
         # Where pixels are resampled, those at the rim of a window could be made of others than inside a larger one.
@@ -102,7 +102,7 @@ class ChipReader:
         found = coalesce.clusters(windows, tile, (scene.height + row, scene.width + col))
         return [[group[position] for position in members] for members in found]
 
-    def _read_together(self, group: Sequence[WindowRequest]) -> Iterator[tuple[int, RawChip | DataError]]:
+    def _read_coalesced(self, group: Sequence[WindowRequest]) -> Iterator[tuple[int, RawChip | DataError]]:
         if len(group) > 1:
             whole = coalesce.union([each.window for each in group])
             try:

@@ -107,19 +107,19 @@ def filled(
     Raises:
         DataError: a chip cannot be read.
     """
-    rooms = [plan.empty(len(numbers)) for numbers in blocks]
+    buffers = [plan.empty(len(numbers)) for numbers in blocks]
     place_of = {n: (b, p) for b, numbers in enumerate(blocks) for p, n in enumerate(numbers)}
     missing = [len(numbers) for numbers in blocks]
     replaced: list[list[Replaced]] = [[] for _ in blocks]
     ready = 0
     for group in [list(blocks[0])] if len(blocks) == 1 else plan.groups(place_of):
         places = [place_of[number] for number in group]
-        images, masks = ([rooms[block][kind][place] for block, place in places] for kind in (0, 1))
+        images, masks = ([buffers[block][kind][place] for block, place in places] for kind in (0, 1))
         for one in plan.put(group, images, masks):
             replaced[place_of[one.number][0]].append(one)
         for block, _ in places:
             missing[block] -= 1
         while ready < len(blocks) and not missing[ready]:
-            yield blocks[ready], *rooms[ready], replaced[ready]
-            rooms[ready] = rooms[ready][0][:0], rooms[ready][1][:0]  # the consumer's now
+            yield blocks[ready], *buffers[ready], replaced[ready]
+            buffers[ready] = buffers[ready][0][:0], buffers[ready][1][:0]  # the consumer's now
             ready += 1

@@ -124,9 +124,9 @@ class Classes:
         Raises:
             LabelError: values that no class claims; says which, how many pixels, in which scene.
         """
-        mask, strange = self.mask(label, np.ones(label.shape[-2:], np.bool_) if valid is None else valid)
-        if strange is not None:
-            raise self.refusal(unknown_values(label, strange), scene)
+        mask, unclaimed = self.mask(label, np.ones(label.shape[-2:], np.bool_) if valid is None else valid)
+        if unclaimed is not None:
+            raise self.refusal(unknown_values(label, unclaimed), scene)
         return mask
 
     def mask(
@@ -146,11 +146,11 @@ class Classes:
             mask, unknown = self.ids(label), UNKNOWN
         if not valid.all():
             mask[~valid] = IGNORE
-        strange: NDArray[np.bool_] | None = None if unknown is None else mask == unknown
-        if strange is None or not strange.any():
+        unclaimed: NDArray[np.bool_] | None = None if unknown is None else mask == unknown
+        if unclaimed is None or not unclaimed.any():
             return mask.astype(np.uint8, copy=False), None
-        mask[strange] = IGNORE
-        return mask.astype(np.uint8, copy=False), strange
+        mask[unclaimed] = IGNORE
+        return mask.astype(np.uint8, copy=False), unclaimed
 
     def tally(
         self, label: NDArray[np.integer[Any]], valid: NDArray[np.bool_]

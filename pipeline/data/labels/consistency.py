@@ -12,7 +12,7 @@ from pipeline.text import some
 
 
 def contradictions(
-    looks: Mapping[str, LabelSummary], class_counts: Mapping[str, Sequence[int]], classes: Classes
+    summaries: Mapping[str, LabelSummary], class_counts: Mapping[str, Sequence[int]], classes: Classes
 ) -> list[DataError]:
     """What makes the labels unusable as a whole.
 
@@ -21,11 +21,11 @@ def contradictions(
         class_counts: by scene, labelled and valid pixels of each class, of all scenes.
         classes: what the values mean.
     """
-    found = [*_never_valid(looks, class_counts, classes), *_different_palettes(looks)]
-    return found or _all_missed(looks, len(class_counts))
+    found = [*_never_valid(summaries, class_counts, classes), *_different_palettes(summaries)]
+    return found or _all_missed(summaries, len(class_counts))
 
 
-def declared_nodata(looks: Mapping[str, LabelSummary], classes: Classes, *, planes: bool = False) -> str:
+def declared_nodata(summaries: Mapping[str, LabelSummary], classes: Classes, *, planes: bool = False) -> str:
     """A warning about values that files declare nodata, or transparent, and a class claims; empty if there are none.
 
     Args:
@@ -35,7 +35,7 @@ def declared_nodata(looks: Mapping[str, LabelSummary], classes: Classes, *, plan
     """
     pixels: defaultdict[int | str, int] = defaultdict(int)
     scenes: defaultdict[int | str, list[str]] = defaultdict(list)
-    for scene, seen in sorted(looks.items()):
+    for scene, seen in sorted(summaries.items()):
         for value, number in seen.claimed:
             pixels[value] += number
             scenes[value].append(scene)
@@ -56,13 +56,13 @@ def declared_nodata(looks: Mapping[str, LabelSummary], classes: Classes, *, plan
 
 
 def _never_valid(
-    looks: Mapping[str, LabelSummary], class_counts: Mapping[str, Sequence[int]], classes: Classes
+    summaries: Mapping[str, LabelSummary], class_counts: Mapping[str, Sequence[int]], classes: Classes
 ) -> list[DataError]:
     problems: list[DataError] = []
     for position, name in enumerate(classes.names):
         if any(counts[position] for counts in class_counts.values() if counts):
             continue
-        hidden = {i: seen.hidden_counts[position] for i, seen in looks.items() if any(seen.hidden_counts)}
+        hidden = {i: seen.hidden_counts[position] for i, seen in summaries.items() if any(seen.hidden_counts)}
         hidden = {i: pixels for i, pixels in sorted(hidden.items()) if pixels}
         if hidden:
             problems.append(
@@ -77,9 +77,9 @@ def _never_valid(
     return problems
 
 
-def _all_missed(looks: Mapping[str, LabelSummary], num_scenes: int) -> list[DataError]:
+def _all_missed(summaries: Mapping[str, LabelSummary], num_scenes: int) -> list[DataError]:
     """What is wrong if no shape of any vector file touches its scene, though the files have shapes."""
-    missed = {i: seen.missed for i, seen in sorted(looks.items()) if seen.missed}
+    missed = {i: seen.missed for i, seen in sorted(summaries.items()) if seen.missed}
     if not missed or len(missed) < num_scenes:
         return []
     scene, where = next(iter(missed.items()))
@@ -92,9 +92,9 @@ def _all_missed(looks: Mapping[str, LabelSummary], num_scenes: int) -> list[Data
     ]
 
 
-def _different_palettes(looks: Mapping[str, LabelSummary]) -> list[DataError]:
+def _different_palettes(summaries: Mapping[str, LabelSummary]) -> list[DataError]:
     first: dict[int, tuple[str, str]] = {}
-    for scene, seen in sorted(looks.items()):
+    for scene, seen in sorted(summaries.items()):
         for index, color in seen.palette:
             known, other = first.setdefault(index, (color, scene))
             if known != color:

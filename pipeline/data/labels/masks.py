@@ -42,9 +42,9 @@ def mask(
         SceneError: a raster cannot be read.
         LabelError: a vector file cannot be read, or a label is not what the recipe says; values without a class.
     """
-    found, strange, _ = encode(scene, window, classes, _DEFAULT if data is None else data)
-    if strange:
-        raise refusal(strange, scene, classes)
+    found, unclaimed, _ = encode(scene, window, classes, _DEFAULT if data is None else data)
+    if unclaimed:
+        raise refusal(unclaimed, scene, classes)
     return found if shape is None or shape == found.shape[-2:] else nearest(found, shape)
 
 
@@ -87,12 +87,12 @@ def shapes_of(scene: Scene, classes: Classes, data: Data) -> Shapes:
     )
 
 
-def refusal(strange: Counter[Any], scene: Scene, classes: Classes) -> LabelError:
+def refusal(unclaimed: Counter[Any], scene: Scene, classes: Classes) -> LabelError:
     """The error over values that no class claims."""
     uri = str(scene.label)
     if vectors.is_vector(uri):
-        return classes.refusal(strange, scene.id, "shapes")
-    error = classes.refusal(strange, scene.id, "pixels")
+        return classes.refusal(unclaimed, scene.id, "shapes")
+    error = classes.refusal(unclaimed, scene.id, "pixels")
     if not palettes.is_grey(uri, vectors.version(uri)):
         return error
     return LabelError(

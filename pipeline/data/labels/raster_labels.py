@@ -114,8 +114,8 @@ def annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.
 
 
 def _encode(found: _Label, classes: Classes) -> Encoded:
-    mask, strange = classes.mask(found.values, found.valid)
-    return Encoded(mask, Counter() if strange is None else unknown_values(found.values, strange), _claimed(found))
+    mask, unclaimed = classes.mask(found.values, found.valid)
+    return Encoded(mask, Counter() if unclaimed is None else unknown_values(found.values, unclaimed), _claimed(found))
 
 
 def _claimed(found: _Label) -> Counter[Any]:

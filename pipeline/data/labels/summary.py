@@ -22,7 +22,7 @@ from pipeline.errors import DataError, SceneError
 from pipeline.recipe import Data
 
 _WINDOW: Final = 2048
-_MAX_STRANGERS: Final = 1000
+_MAX_UNCLAIMED: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class FootprintSummary:
     """
 
     stamp: str = ""
-    beside: str = ""
+    misses: str = ""
     problems: tuple[DataError, ...] = ()
 
 
@@ -163,14 +163,14 @@ def summarise_footprint(found: SceneFiles, info: RasterInfo, data: Data, *, whol
     problems = _misplaced(uri, found, info, data, "footprint")
     try:
         if problems or not whole:
-            beside = not problems and aoi.is_drawn(uri) and aoi.drawn(scene, uri, data).num_shapes == 0
-            return FootprintSummary("", geojson_footprints.name(uri) if beside else "", tuple(problems))
-        digest, beside = blake2b(digest_size=8), True
+            misses = not problems and aoi.is_drawn(uri) and aoi.drawn(scene, uri, data).num_shapes == 0
+            return FootprintSummary("", geojson_footprints.name(uri) if misses else "", tuple(problems))
+        digest, misses = blake2b(digest_size=8), True
         for window in _windows(scene):
             inside = aoi.inside(scene, uri, window, data)
             digest.update(np.packbits(inside).tobytes())
-            beside = beside and not inside.any()
-        return FootprintSummary(digest.hexdigest(), geojson_footprints.name(uri) if beside else "")
+            misses = misses and not inside.any()
+        return FootprintSummary(digest.hexdigest(), geojson_footprints.name(uri) if misses else "")
     except DataError as error:
         return FootprintSummary(problems=(SceneError(f"scene {found.id}: footprint: {error.message}", error.hint),))
 
@@ -225,7 +225,7 @@ def _count(scene: Scene, info: RasterInfo, classes: Classes, data: Data) -> _Cou
             counts = visible
         total.classes += counts
         total.unknown_values = unknown_values if vector else total.unknown_values + unknown_values
-        if len(total.unknown_values) > _MAX_STRANGERS:
+        if len(total.unknown_values) > _MAX_UNCLAIMED:
             break  # this is no label, and its values would not fit into memory
     return total
 

@@ -13,7 +13,7 @@ from pipeline.data.parallel.local import Map
 from pipeline.recipe import Compute
 
 
-def elsewhere(compute: Compute) -> bool:
+def uses_cluster(compute: Compute) -> bool:
     """Whether a cluster that is there already shall read: by `runner` and `feed` ray, and an address or a connection.
 
     A cluster that would have to be started on this machine first could not do more than its threads.
@@ -30,7 +30,7 @@ def chosen(compute: Compute) -> Iterator[Map]:
     Raises:
         ClusterError: the cluster does not answer.
     """
-    if not elsewhere(compute):
+    if not uses_cluster(compute):
         yield local.mapped
         return
     # A machine without Ray runs everything else of this file.

@@ -41,7 +41,7 @@ class DatasetPool(Generic[HandleT]):
         known = kept.get(uri)
         if known is None or known[0] != version:
             self.forget(uri)
-            room = self._room()
+            room = self._buffer()
             while len(kept) >= room:  # first, so that there is never one too many
                 kept.popitem(last=False)[1][1].close()
             kept[uri] = (version, self._opener(uri))
@@ -63,6 +63,6 @@ class DatasetPool(Generic[HandleT]):
         kept: OrderedDict[str, tuple[str, HandleT]] = self._here.open
         return kept
 
-    def _room(self) -> int:
+    def _buffer(self) -> int:
         alive = sum(thread.is_alive() for thread in list(self._threads))
         return max(2, min(self._limit, self._total // max(1, alive)))

@@ -294,7 +294,7 @@ def _opened(uri: str, label: bool, reading: Reading) -> Iterator[Reader]:
             for part in uri.split(_BETWEEN):
                 with _named(part):
                     parts.append(open_reader(part, label=label, reading=_of_file(reading)))
-            yield choose(uri, parts[0] if len(parts) == 1 else _together(uri, parts, label, reading), reading.bands)
+            yield choose(uri, parts[0] if len(parts) == 1 else _combined(uri, parts, label, reading), reading.bands)
         finally:
             for reader in parts:
                 reader.close()
@@ -316,7 +316,7 @@ def _of_file(reading: Reading) -> Reading:
     return reading if reading.bands is None else reading.model_copy(update={"bands": None})
 
 
-def _together(uri: str, parts: list[Reader], label: bool, reading: Reading) -> Reader:
+def _combined(uri: str, parts: list[Reader], label: bool, reading: Reading) -> Reader:
     return BandsReader(tuple(uri.split(_BETWEEN)), tuple(parts), label, reading.nodata_rule)
 
 
@@ -331,7 +331,7 @@ def _reader(uri: str, label: bool, reading: Reading) -> Reader:
         handles = _handles.setdefault(key, DatasetPool(partial(_open, label=label, reading=reading), *limits))
     if not apart:
         return handles.get(uri)
-    return choose(uri, _together(uri, [handles.get(part) for part in uri.split(_BETWEEN)], label, reading), bands)
+    return choose(uri, _combined(uri, [handles.get(part) for part in uri.split(_BETWEEN)], label, reading), bands)
 
 
 _handles: dict[tuple[bool, bool, Reading], DatasetPool[Reader]] = {}

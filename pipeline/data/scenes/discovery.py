@@ -30,14 +30,14 @@ PAIR_BY: Final = "pair all of them by data."
 class Discovery:
     """What lies in a folder: scenes by id, of which some may lack a label or have two, and what is wrong with that.
 
-    `spare` says which labels belong to no image, "" if none; it is among the problems if there are others.
+    `unmatched` says which labels belong to no image, "" if none; it is among the problems if there are others.
     """
 
     root: str
     found: tuple[SceneFiles, ...]
     problems: tuple[str, ...]
     hint: str
-    spare: str = ""
+    unmatched: str = ""
 
     def errors(self) -> list[ManifestError]:
         """One for each problem."""
@@ -87,11 +87,11 @@ def survey(data: Data) -> Discovery:
         problems += wrong
     footprint_of, wrong = _footprints(data, root, images, listed, drawn)
     problems += wrong
-    spare = _spare(labels, set().union(*label_of.values()))
-    if spare and problems:
-        problems.append(spare)
-    elif spare:
-        logger.warning("%s", spare)
+    unmatched = _unmatched(labels, set().union(*label_of.values()))
+    if unmatched and problems:
+        problems.append(unmatched)
+    elif unmatched:
+        logger.warning("%s", unmatched)
     others: dict[str, Any] = {
         i: {
             "label": label_of.get(i, [None])[0],
@@ -106,7 +106,7 @@ def survey(data: Data) -> Discovery:
         paired = pattern_suggestion.line(
             [image.split(FILE_SEPARATOR)[0] for image in images.values()], data.labels, root
         )
-    seen = Discovery(root, found, tuple(problems), f"{PAIR_BY}{paired}" if paired else hint, spare)
+    seen = Discovery(root, found, tuple(problems), f"{PAIR_BY}{paired}" if paired else hint, unmatched)
     if problems and data.labels is not None and not label_of:
         raise seen.error()  # a pattern is wrong, not the files: they need not be opened
     return seen
@@ -120,7 +120,7 @@ def _say_unfetched(data: Data, root: str) -> None:
         logger.warning("%s", said(found))
 
 
-def _spare(labels: Iterable[str], used: Container[str]) -> str:
+def _unmatched(labels: Iterable[str], used: Container[str]) -> str:
     """Which labels belong to no image."""
     names = sorted(_name(label) for label in labels if label not in used)
     if len(names) > 1:

@@ -59,11 +59,11 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     found = list(survey.found)
     before, seen = _before(recipe), _seen(found)
     known = _known(before, found, seen)
-    looks = _remembered(before, known)
-    looks |= inspection.inspect_scenes([f for f in found if f.id not in known], classes, data, progress)
-    found, quarantined, unreadable = _sorted_out(found, looks, data.on_error)
+    inspections = _remembered(before, known)
+    inspections |= inspection.inspect_scenes([f for f in found if f.id not in known], classes, data, progress)
+    found, quarantined, unreadable = _sorted_out(found, inspections, data.on_error)
     problems: list[DataError] = [*survey.errors(), *unreadable]
-    infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
+    infos = {f.id: info for f in found if (info := inspections[f.id].info) is not None}
     assigned: dict[str, tuple[str, str]] = {}
     by_blocks = isinstance(data.split, BlocksSplit)
     if not by_blocks:  # needs no file to be readable: what is wrong with it is said along with the rest
@@ -74,21 +74,21 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     bands = band_matching.matched(infos, data)
     if before is not None and known and (bands.file_bands or bands.bands) != (before.file_bands or before.bands):
         # What the last manifest tells of their bands is not all that their files hold.
-        looks |= inspection.inspect_scenes([f for f in found if f.id in known], classes, data, progress)
-        problems += [problem for i in known if i in looks for problem in looks[i].problems]
-        infos = {f.id: info for f in found if (info := looks[f.id].info) is not None}
+        inspections |= inspection.inspect_scenes([f for f in found if f.id in known], classes, data, progress)
+        problems += [problem for i in known if i in inspections for problem in inspections[i].problems]
+        infos = {f.id: info for f in found if (info := inspections[f.id].info) is not None}
         bands = band_matching.matched(infos, data)
     problems += bands.problems
-    seen_labels = {f.id: looks[f.id].label for f in found}
+    seen_labels = {f.id: inspections[f.id].label for f in found}
     if any(seen.palette for seen in seen_labels.values()):
         seen_labels |= {
-            f.id: label_summary.remembered(f.label, looks[f.id].class_counts, classes, data)
+            f.id: label_summary.remembered(f.label, inspections[f.id].class_counts, classes, data)
             for f in found
             if f.id in known
         }
-    problems += consistency.contradictions(seen_labels, {f.id: looks[f.id].class_counts for f in found}, classes)
+    problems += consistency.contradictions(seen_labels, {f.id: inspections[f.id].class_counts for f in found}, classes)
     headers = {i: info for i, info in infos.items() if i not in known}
-    said = (*bands.warnings, *file_notices.warnings({i: looks[i].odd for i in infos}, headers, data))
+    said = (*bands.warnings, *file_notices.warnings({i: inspections[i].notices for i in infos}, headers, data))
     for warning in (*said, consistency.declared_nodata(seen_labels, classes, planes=data.task == "multilabel")):
         if warning:  # before any error, which it may explain
             logger.warning("%s", warning)
@@ -99,10 +99,10 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     parts = assign.divide(grids, data) if by_blocks else [ScenePart.whole(i, grids[i], *assigned[i]) for i in grids]
     if not parts:
         raise ManifestError("the blocks leave nothing of any scene", "choose larger blocks or a smaller buffer")
-    numbers = {i: look.bands for i, look in looks.items()} | dict(bands.numbers)
+    numbers = {i: inspection.bands for i, inspection in inspections.items()} | dict(bands.numbers)
     rows = [
         replace(
-            _scene(part, files[part.scene], infos[part.scene], looks[part.scene], seen, recipe),
+            _scene(part, files[part.scene], infos[part.scene], inspections[part.scene], seen, recipe),
             bands=numbers[part.scene],
         )
         for part in parts
@@ -112,9 +112,9 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
     nodata = _common_nodata(headers.values(), before if known else None)
     manifest = replace(manifest, file_bands=bands.file_bands, file_nodata=nodata)
     _publish(recipe, manifest, before)
-    _tell(recipe, manifest)
+    _log_summary(recipe, manifest)
     if before is not None:
-        _tell_changes(before, manifest)
+        _log_changes(before, manifest)
     return manifest
 
 
@@ -254,10 +254,10 @@ def _common_nodata(headers: Iterable[RasterInfo], before: Manifest | None) -> fl
 
 
 def _sorted_out(
-    found: Sequence[SceneFiles], looks: Mapping[str, Inspection], on_error: Any
+    found: Sequence[SceneFiles], inspections: Mapping[str, Inspection], on_error: Any
 ) -> tuple[list[SceneFiles], list[tuple[str, str]], list[DataError]]:
     """Scenes to use, id and reason of those to leave out, and what is wrong if they must not be left out."""
-    problems = {f.id: looks[f.id].problems for f in found if looks[f.id].problems}
+    problems = {f.id: inspections[f.id].problems for f in found if inspections[f.id].problems}
     if not isinstance(on_error, Quarantine) or len(problems) > on_error.max or len(problems) == len(found):
         return list(found), [], [problem for of_one in problems.values() for problem in of_one]
     reasons = [(i, "; ".join(p.message for p in of_one)) for i, of_one in problems.items()]
@@ -267,10 +267,15 @@ def _sorted_out(
 
 
 def _scene(
-    part: ScenePart, found: SceneFiles, info: RasterInfo, look: Inspection, seen: Mapping[str, str], recipe: Recipe
+    part: ScenePart,
+    found: SceneFiles,
+    info: RasterInfo,
+    inspection: Inspection,
+    seen: Mapping[str, str],
+    recipe: Recipe,
 ) -> Scene:
     box = (*part.origin, part.height, part.width)
-    counts = look.class_counts
+    counts = inspection.class_counts
     if found.label is not None and (part.height, part.width) != (info.grid.height, info.grid.width):
         classes = Classes.from_section(recipe.data)
         counts = label_summary.summarise(found, info, classes, recipe.data, part=box).class_counts
@@ -282,7 +287,7 @@ def _scene(
         id=part.id,
         split=part.split,
         group=part.group,
-        stamp=look.stamp,
+        stamp=inspection.stamp,
         class_counts=counts,
         seen=seen[part.scene],
     )
@@ -327,7 +332,7 @@ def _publish(recipe: Recipe, manifest: Manifest, before: Manifest | None) -> Non
     store.write_json(store.join(_home(recipe), _POINTER), pointer)
 
 
-def _tell(recipe: Recipe, manifest: Manifest) -> None:
+def _log_summary(recipe: Recipe, manifest: Manifest) -> None:
     summary = manifest.summary()
     counts = ", ".join(f"{split['scenes']} {name}" for name, split in summary["splits"].items() if split["scenes"])
     shares = ", ".join(f"{name} {share:.1%}" for name, _, share in manifest.shares())
@@ -343,7 +348,7 @@ def _tell(recipe: Recipe, manifest: Manifest) -> None:
             logger.warning("the split %r is empty", name)
 
 
-def _tell_changes(before: Manifest, after: Manifest) -> None:
+def _log_changes(before: Manifest, after: Manifest) -> None:
     then, now = ({s.id: s for s in m.scenes} for m in (before, after))
     changes = {
         "added": sorted(now.keys() - then.keys()),

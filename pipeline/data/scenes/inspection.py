@@ -34,18 +34,18 @@ def inspect_scenes(
     found: Sequence[SceneFiles], classes: Classes, data: Data, progress: Advance | None = None
 ) -> dict[str, Inspection]:
     """Inspect every scene, in threads; the result is by id. Nothing is raised that concerns single scenes."""
-    looks: dict[str, Inspection] = {}
+    inspections: dict[str, Inspection] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
         futures = {pool.submit(inspect_scene, f, classes, data): f.id for f in found}
         try:
             for done, future in enumerate(as_completed(futures), 1):
-                looks[futures[future]] = future.result()
+                inspections[futures[future]] = future.result()
                 if progress is not None:
                     progress(done, len(found))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return looks
+    return inspections
 
 
 def inspect_scene(found: SceneFiles, classes: Classes, data: Data) -> Inspection:
@@ -54,11 +54,11 @@ def inspect_scene(found: SceneFiles, classes: Classes, data: Data) -> Inspection
     info: RasterInfo | None = None
     stamps: list[str] = []
     label = LabelSummary()
-    odd = _NOTHING
+    notices = _NOTHING
     try:
         info = raster_io.describe(found.image, reading=data.reading)
         stamps.append(raster_io.probe(found.image, reading=data.reading))
-        odd = file_notices.of_image(found.image, info, data)
+        notices = file_notices.of_image(found.image, info, data)
     except DataError as error:
         problems.append(error)
     if found.label is not None and info is not None:
@@ -69,15 +69,15 @@ def inspect_scene(found: SceneFiles, classes: Classes, data: Data) -> Inspection
         footprint = summary.summarise_footprint(found, info, data)
         problems += footprint.problems
         stamps.append(footprint.stamp)
-        if footprint.beside:
+        if footprint.misses:
             logger.warning(
-                "scene %s: nothing of it is valid, for it lies beside its footprint, %s", found.id, footprint.beside
+                "scene %s: nothing of it is valid, for it lies beside its footprint, %s", found.id, footprint.misses
             )
     if info is not None and BENT in info.format:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
-    return Inspection(info, "-".join(stamps), label.class_counts, tuple(problems), odd=odd, label=label)
+    return Inspection(info, "-".join(stamps), label.class_counts, tuple(problems), notices=notices, label=label)
 
 
 def all_of(problems: Sequence[DataError]) -> DataError:
@@ -105,5 +105,5 @@ class Inspection:
     class_counts: tuple[int, ...]
     problems: tuple[DataError, ...]
     bands: tuple[int, ...] = ()
-    odd: FileNotices = _NOTHING
+    notices: FileNotices = _NOTHING
     label: LabelSummary = field(default_factory=LabelSummary)

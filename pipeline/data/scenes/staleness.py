@@ -31,7 +31,7 @@ _HINT: Final = "run `segpipe index` again; it reads only what changed"
 _REMEMBERED: Final = 100_000
 
 _checked: dict[tuple[str, ...], dict[str, Date | None]] = {}
-_told: list[str] = []
+_warned: list[str] = []
 
 
 def seen(files: Iterable[str]) -> str:
@@ -67,7 +67,7 @@ def digest(stamps: Iterable[str]) -> str:
 def forget() -> None:
     """Ask for everything again."""
     _checked.clear()
-    _told.clear()
+    _warned.clear()
 
 
 def check(scene: Scene, classes: Classes, data: Data) -> None:
@@ -113,14 +113,14 @@ def _compare(scene: Scene, classes: Classes, data: Data) -> None:
     if found.stamp != scene.stamp:
         names = ", ".join(scene.files)
         raise SceneError(f"scene {scene.id} has changed since it was indexed ({names})", _HINT)
-    _tell(scene)
+    _warn(scene)
 
 
-def _tell(scene: Scene) -> None:
+def _warn(scene: Scene) -> None:
     """Once per process, since all scenes of a copied folder have other dates. Blocks and labels were compared, and
     pixels that were edited in place may lie between."""
-    if not _told:
-        _told.append(scene.id)
+    if not _warned:
+        _warned.append(scene.id)
         logger.warning(
             "scene %s has other dates than when it was indexed, and the same content as far as it was compared; "
             "if pixels were edited, or to have this said no more, run `segpipe index`",

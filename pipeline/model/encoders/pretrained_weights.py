@@ -62,10 +62,10 @@ def load(model: nn.Module, path: str, config: Mapping[str, Any], adapt: Adapt) -
             "give weights of the same timm model",
         )
     model.load_state_dict(state)
-    _tell(path, len(state), [k for k in missing if "num_batches_tracked" not in k], sorted(given.keys() - used))
+    _warn(path, len(state), [k for k in missing if "num_batches_tracked" not in k], sorted(given.keys() - used))
 
 
-def _tell(path: str, total: int, missing: list[str], unused: list[str]) -> None:
+def _warn(path: str, total: int, missing: list[str], unused: list[str]) -> None:
     logger.info("%s: %d of %d encoder tensors loaded", path, total - len(missing), total)
     if missing:
         logger.warning("%s: %d missing or of another shape, left as they were: %s", path, len(missing), _few(missing))

@@ -43,7 +43,7 @@ class Family:
     """Names of older versions -> those of 0.6."""
     head: Names = ((r"0\.(.*)", r"1.\1"),)
     """Of the head's tensors: SMP's without `segmentation_head.` -> ours without `head.`."""
-    spare: str = r"(?!)"
+    unused: str = r"(?!)"
     """Of the decoder's tensors that SMP has and may not use; where it does, we have them too."""
 
 
@@ -79,9 +79,9 @@ FAMILIES: Final[dict[str, Family]] = {
         unetplusplus.SMP_NAMES,
         r"blocks\.x_\d+_\d+\.",
         _UNET,
-        spare=_FIRST_ATTENTION + r"|center\..*",
+        unused=_FIRST_ATTENTION + r"|center\..*",
     ),
-    "unet": Family(recipe.UNet, unet.SMP_NAMES, r"blocks\.\d+\.conv[12]\.", _UNET, spare=_FIRST_ATTENTION),
+    "unet": Family(recipe.UNet, unet.SMP_NAMES, r"blocks\.\d+\.conv[12]\.", _UNET, unused=_FIRST_ATTENTION),
     "linknet": Family(recipe.LinkNet, linknet.SMP_NAMES, r"blocks\.\d+\.block\.", _NORM),
     "fpn": Family(
         recipe.FPN,

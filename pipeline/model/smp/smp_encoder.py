@@ -155,7 +155,7 @@ class SMPEncoder(nn.Module):
         names = {key: self.smp_key_of(key) for key in self.state_dict()}
         return {ours: theirs for ours, theirs in names.items() if theirs in given}
 
-    def is_spare(self, key: str) -> bool:
+    def is_unused(self, key: str) -> bool:
         """Whether SMP's encoder has this tensor (without `encoder.`) and no feature depends on it."""
         return key in self._deeper or _BEHIND.fullmatch(key) is not None
 
@@ -219,7 +219,7 @@ class TimmEncoder(Encoder):
         """SMP's name (without `encoder.`) of one of our tensors."""
         return f"model.{_plain(key)}"
 
-    def is_spare(self, key: str) -> bool:
+    def is_unused(self, key: str) -> bool:
         """Whether timm's whole model has this tensor, though no feature depends on it."""
         return _plain(key) in _whole(self.name.removeprefix(_TIMM))
 

@@ -151,8 +151,8 @@ def fill(network: Network, state: Mapping[str, Tensor], architecture: str) -> Lo
     ours |= {f"head.{families.rename(k, made.head)}": v for k, v in parts["segmentation_head."].items()}
     ours |= {f"labels.{k}": v for k, v in parts["classification_head."].items()}
     own = {k: v for k, v in network.state_dict().items() if k not in ("mean", "std")}
-    spare = {k for name, k in parts["encoder."].items() if network.encoder.is_spare(name)}  # type: ignore[operator]
-    spare |= {k for name, k in parts["decoder."].items() if re.fullmatch(made.spare, name) or not state[k].numel()}
+    spare = {k for name, k in parts["encoder."].items() if network.encoder.is_unused(name)}  # type: ignore[operator]
+    spare |= {k for name, k in parts["decoder."].items() if re.fullmatch(made.unused, name) or not state[k].numel()}
     missing = [key for key in own if key not in ours]
     unused = sorted(set(state) - {v for k, v in ours.items() if k in own})
     values = {key: state[theirs] for key, theirs in ours.items() if key in own}

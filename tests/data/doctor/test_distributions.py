@@ -20,17 +20,24 @@ def scenes(seed: int, count: int = 4) -> tuple[list[np.ndarray], list[np.ndarray
 def test_a_band_made_from_the_label_tells_it() -> None:
     values, ids = scenes(0)
     leaking = [np.concatenate([v, (k * 30 % 251)[None]]) for v, k in zip(values, ids, strict=True)]
-    told = distributions.told_by_one_band(leaking, ids)
-    assert told[2].accuracy > 0.99 and told[2].iou > 0.99 and told[2].gain > 0.9 and told[2].num_values <= 3
-    assert told[2].majority == pytest.approx(0.8 / 0.91, abs=0.01)
-    assert all(t.gain < 0.1 and t.iou < 0.5 and t.num_values > 32 for t in told[:2]), "an ordinary band tells little"
+    predicted = distributions.predicted_by_one_band(leaking, ids)
+    assert (
+        predicted[2].accuracy > 0.99
+        and predicted[2].iou > 0.99
+        and predicted[2].gain > 0.9
+        and predicted[2].num_values <= 3
+    )
+    assert predicted[2].majority == pytest.approx(0.8 / 0.91, abs=0.01)
+    assert all(t.gain < 0.1 and t.iou < 0.5 and t.num_values > 32 for t in predicted[:2]), (
+        "an ordinary band tells little"
+    )
 
 
 def test_a_class_map_with_errors_is_far_better_than_the_most_frequent_class() -> None:
     rng = np.random.default_rng(5)
     ids = [(rng.random(20_000) < 0.3).astype(np.uint8) for _ in range(4)]
     maps = [np.where(rng.random(k.shape) < 0.88, k, 1 - k)[None] * 80 for k in ids]
-    (rule,) = distributions.told_by_one_band(maps, ids)
+    (rule,) = distributions.predicted_by_one_band(maps, ids)
     assert rule.accuracy == pytest.approx(0.88, abs=0.01) and rule.majority == pytest.approx(0.7, abs=0.01)
     both = 0.3 * 0.88 / (0.3 + 0.7 * 0.12), 0.7 * 0.88 / (0.7 + 0.3 * 0.12)
     assert rule.iou == pytest.approx(sum(both) / 2, abs=0.01)
@@ -42,19 +49,19 @@ def test_a_rule_is_tried_where_it_was_not_made() -> None:
     rng = np.random.default_rng(1)
     ids = [rng.integers(0, 2, 4000).astype(np.uint8) for _ in range(2)]
     values = [np.stack([ids[0] * 100.0]), np.stack([100.0 - ids[1] * 100.0])]
-    assert distributions.told_by_one_band(values, ids)[0].accuracy < 0.1
+    assert distributions.predicted_by_one_band(values, ids)[0].accuracy < 0.1
 
 
 def test_a_single_scene_is_divided() -> None:
     values, ids = scenes(2, 1)
-    assert len(distributions.told_by_one_band([np.concatenate([values[0], ids[0][None] * 1.0])], ids)) == 3
+    assert len(distributions.predicted_by_one_band([np.concatenate([values[0], ids[0][None] * 1.0])], ids)) == 3
 
 
 def test_without_two_classes_nothing_is_said() -> None:
     values, ids = scenes(3)
-    assert distributions.told_by_one_band(values, [np.zeros_like(k) for k in ids]) == []
-    assert distributions.told_by_one_band(values, [np.full_like(k, IGNORE) for k in ids]) == []
-    assert distributions.told_by_one_band([], []) == []
+    assert distributions.predicted_by_one_band(values, [np.zeros_like(k) for k in ids]) == []
+    assert distributions.predicted_by_one_band(values, [np.full_like(k, IGNORE) for k in ids]) == []
+    assert distributions.predicted_by_one_band([], []) == []
 
 
 def test_the_scene_that_stands_apart_has_the_largest_score() -> None:

@@ -49,10 +49,10 @@ def test_the_json_says_what_the_audit_says(clean: Path) -> None:
 def test_the_same_data_give_the_same_findings(world: Path) -> None:
     rewrite(label(world, scene(world)), lambda m: np.roll(m, 6, 2))
 
-    def told(found: Audit) -> list[tuple[str, str]]:
+    def problem_of(found: Audit) -> list[tuple[str, str]]:
         return [(f.kind, f.what) for f in found.findings if f.kind != "slow_storage"]
 
-    assert told(audit(world)) == told(audit(world))
+    assert problem_of(audit(world)) == problem_of(audit(world))
 
 
 def test_labels_that_lie_beside_are_told_with_how_far(world: Path) -> None:
@@ -100,18 +100,18 @@ def test_files_that_do_not_pair_are_named_beside_all_other_faults(world: Path) -
     image(world, second).write_bytes(b"II*\0")
     rewrite(image(world, third), lambda p: p[:1])
     found = audit(world)
-    told = " ".join(f.what for f in found.errors)
-    assert f"image {first} has no label" in told and "nobody.tif belongs to no image" in told
-    assert f"{second}.tif: cannot be read" in told and f"scene {third} has 1 band" in told
+    problem_of = " ".join(f.what for f in found.errors)
+    assert f"image {first} has no label" in problem_of and "nobody.tif belongs to no image" in problem_of
+    assert f"{second}.tif: cannot be read" in problem_of and f"scene {third} has 1 band" in problem_of
     assert len(found.scenes) == len(list((world / "images").iterdir())), "the others are looked at all the same"
 
 
 def test_settings_that_training_would_refuse_are_told_before(world: Path) -> None:
     augment = ["D4", "CLAHE", {"transform": "RandomBrightnessContrast", "brightness_by_max": False}, "HorizontalFlop"]
     found = audit(world, **{"data.augment": augment, "data.normalise": "imagenet"})
-    told = [f.what for f in found.findings if f.kind == "refused_settings"]
-    assert len(told) == 2 and kinds(found) == {"refused_settings"} and found.exit_code == 3
-    said = " ".join(told)
+    problem_of = [f.what for f in found.findings if f.kind == "refused_settings"]
+    assert len(problem_of) == 2 and kinds(found) == {"refused_settings"} and found.exit_code == 3
+    said = " ".join(problem_of)
     assert "imagenet is for three bands of uint8, the scenes have 4 bands of uint16" in said
     assert "data.augment[1]: CLAHE" in said and "data.augment[3]: " in said and "augment[2]" not in said
 
@@ -292,9 +292,9 @@ def test_a_class_that_is_only_tested_is_an_error_and_one_never_tested_a_warning(
         gone = 3 if path.stem.startswith("south") else 0
         rewrite(path, lambda m, gone=gone: np.where(m == gone, 2, m), names=("label",))
     found = audit(world)
-    told = {(f.severity, f.what) for f in found.findings if f.kind == "missing_class"}
-    assert ("error", "Class water is in test, but never in train.") in told
-    assert ("warning", "Class built is not in test.") in told
+    problem_of = {(f.severity, f.what) for f in found.findings if f.kind == "missing_class"}
+    assert ("error", "Class water is in test, but never in train.") in problem_of
+    assert ("warning", "Class built is not in test.") in problem_of
 
 
 def test_empty_splits_and_nothing_annotated_are_told(world: Path) -> None:

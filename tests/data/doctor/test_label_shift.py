@@ -29,11 +29,11 @@ def seen(mask: np.ndarray, seed: int) -> np.ndarray:
     return (100 + 40 * mask + noise).clip(0, 255).astype(np.uint8)
 
 
-def halves(rows: int, cols: int, *, tell: bool = True) -> list[Surface]:
+def halves(rows: int, cols: int, *, log_values: bool = True) -> list[Surface]:
     found = []
     for seed in (1, 2):
         mask = blobs(seed)
-        image = seen(mask if tell else blobs(seed + 100), seed)
+        image = seen(mask if log_values else blobs(seed + 100), seed)
         moved = np.roll(mask, (rows, cols), (0, 1))
         found.append(label_shift.surface(image, np.ones(mask.shape, bool), moved))
     assert all(one is not None for one in found)
@@ -53,7 +53,7 @@ def test_a_shift_is_found_whatever_its_direction(rows: int, cols: int) -> None:
 
 
 def test_a_label_of_something_else_is_no_shift() -> None:
-    assert label_shift.suspect(halves(5, 0, tell=False)) is None
+    assert label_shift.suspect(halves(5, 0, log_values=False)) is None
 
 
 def test_halves_that_disagree_are_no_evidence() -> None:

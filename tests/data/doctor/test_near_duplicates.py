@@ -60,7 +60,7 @@ def test_marks_work_on_every_dtype_and_are_bounded() -> None:
 
 
 def picture(pixels: np.ndarray) -> np.ndarray:
-    found = near_duplicates.look(pixels, np.ones(pixels.shape[1:], bool))
+    found = near_duplicates.thumbnail_of(pixels, np.ones(pixels.shape[1:], bool))
     assert found is not None
     return found
 
@@ -71,9 +71,14 @@ def test_a_copy_of_other_size_brightness_and_compression_looks_alike() -> None:
     _, jpeg = cv2.imencode(".jpg", np.moveaxis(base, 0, -1), [cv2.IMWRITE_JPEG_QUALITY, 40])
     lossy = np.moveaxis(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), -1, 0)
     darker = (base * 0.6).astype(np.uint8)
-    looks = {"base": picture(base), "smaller": picture(smaller), "lossy": picture(lossy), "darker": picture(darker)}
-    looks |= {f"other{seed}": picture(texture(seed)) for seed in range(10, 40)}
-    pairs = {frozenset((p.first, p.second)) for p in near_duplicates.alike(looks).pairs}
+    thumbnails = {
+        "base": picture(base),
+        "smaller": picture(smaller),
+        "lossy": picture(lossy),
+        "darker": picture(darker),
+    }
+    thumbnails |= {f"other{seed}": picture(texture(seed)) for seed in range(10, 40)}
+    pairs = {frozenset((p.first, p.second)) for p in near_duplicates.similar(thumbnails).pairs}
     assert len(pairs) == 6 and all("other" not in name for pair in pairs for name in pair)
 
 
@@ -86,9 +91,9 @@ def test_the_small_picture_is_the_mean_of_areas() -> None:
 
 def test_flat_and_invalid_pictures_are_not_compared() -> None:
     flat = np.full((1, 50, 50), 9, np.uint8)
-    assert near_duplicates.look(flat, np.ones((50, 50), bool)) is None
-    assert near_duplicates.look(texture(0), np.zeros((300, 300), bool)) is None
-    assert near_duplicates.alike({}).pairs == ()
+    assert near_duplicates.thumbnail_of(flat, np.ones((50, 50), bool)) is None
+    assert near_duplicates.thumbnail_of(texture(0), np.zeros((300, 300), bool)) is None
+    assert near_duplicates.similar({}).pairs == ()
 
 
 def test_pairs_are_listed_once() -> None:
@@ -101,27 +106,27 @@ def jpeg(pixels: np.ndarray) -> np.ndarray:
     return np.moveaxis(cv2.imdecode(stored, cv2.IMREAD_COLOR), -1, 0)
 
 
-def alike(views: dict[str, np.ndarray]) -> near_duplicates.Alike:
-    looks = {i: picture(pixels) for i, pixels in views.items()}
+def similar(views: dict[str, np.ndarray]) -> near_duplicates.Similar:
+    thumbnails = {i: picture(pixels) for i, pixels in views.items()}
     small = {
         i: np.stack([cv2.resize(b, (144, 144), interpolation=cv2.INTER_AREA) for b in p]) for i, p in views.items()
     }
-    return near_duplicates.alike(
-        looks, {i: near_duplicates.detail(p, np.ones(p.shape[1:], bool)) for i, p in small.items()}
+    return near_duplicates.similar(
+        thumbnails, {i: near_duplicates.detail(p, np.ones(p.shape[1:], bool)) for i, p in small.items()}
     )
 
 
 def test_scenes_of_one_view_are_no_copies_and_true_copies_among_them_are_found() -> None:
     views = {f"r{n:02}": made.as_bytes(made.retinas(n)[0]) for n in range(20)}
-    found = alike(views)
+    found = similar(views)
     assert found.pairs == () and not found.telling and found.num_pairs == 190
     views["jpeg"] = jpeg(views["r03"])
     views["dark"] = (views["r07"] * 0.7 + 10).astype(np.uint8)
     views["crop"] = views["r11"][:, 2:-3, 3:-2]
-    found = alike(views)
+    found = similar(views)
     assert {(p.first, p.second) for p in found.pairs} == {("jpeg", "r03"), ("dark", "r07"), ("crop", "r11")}
 
 
 def test_different_scenes_are_told_apart_by_their_pictures() -> None:
-    found = near_duplicates.alike({str(n): picture(made.as_bytes(made.buildings(n)[0])) for n in range(30)})
+    found = near_duplicates.similar({str(n): picture(made.as_bytes(made.buildings(n)[0])) for n in range(30)})
     assert found.pairs == () and found.telling

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pipeline.data.chips.sampling.order import Order
-from pipeline.data.feed.batch_diversity import Groups, Mixing, known, shares_of, told
+from pipeline.data.feed.batch_diversity import BatchDiversity, Groups, known, shares_of, summary_text
 from pipeline.data.feed.batches import Batch
 from pipeline.data.labels.classes import IGNORE
 from pipeline.recipe.sampling import Locality, Uniform
@@ -29,7 +29,7 @@ def masks_of(plan: Order, numbers: range) -> np.ndarray:
 
 
 def looked_at(plan: Order, batch: int, steps: int) -> dict[str, float]:
-    mixing = Mixing(plan, batch, 2)
+    mixing = BatchDiversity(plan, batch, 2)
     for step in range(steps):
         mixing.add(step, step * batch, masks_of(plan, range(step * batch, (step + 1) * batch)))
     return mixing.numbers
@@ -108,16 +108,16 @@ def test_a_feed_passes_unchanged_and_is_looked_at_from_where_it_begins() -> None
     batches = [
         Batch.of(np.zeros((4, 1, 64, 64)), masks_of(plan, r), r) for r in (range(4 * s, 4 * s + 4) for s in range(9))
     ]
-    mixing = Mixing(plan, 4, 2)
+    mixing = BatchDiversity(plan, 4, 2)
     assert mixing.numbers == {}
     assert list(mixing.watching(lambda start: iter(batches[start:]))(3)) == batches[3:]
-    by_hand = Mixing(plan, 4, 2)
+    by_hand = BatchDiversity(plan, 4, 2)
     for step in range(3, 9):
         by_hand.add(step, 4 * step, batches[step].mask.numpy())
     assert mixing.numbers == by_hand.numbers
 
 
 def test_words() -> None:
-    said = told(looked_at(order(NEAR), 10, 12) | {"loss": 1.0})
+    said = summary_text(looked_at(order(NEAR), 10, 12) | {"loss": 1.0})
     assert said.startswith("4.") and "scenes" in said and "blocks in a batch, χ² of class shares" in said
-    assert told({"loss": 1.0}) == ""
+    assert summary_text({"loss": 1.0}) == ""

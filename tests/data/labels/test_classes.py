@@ -149,11 +149,11 @@ def test_a_mask_is_what_a_plain_dictionary_says(case, plain, data):
     valid = np.array(data.draw(st.lists(st.booleans(), min_size=6, max_size=6))).reshape(2, 3)
     before = label.copy()
     for values in (label, label.astype(np.int32)):
-        mask, strange = classes.mask(values, valid)
+        mask, unclaimed = classes.mask(values, valid)
         found = np.where(valid, [[table.get(v, UNKNOWN) for v in row] for row in label.tolist()], IGNORE)
         np.testing.assert_array_equal(mask, np.where(found == UNKNOWN, IGNORE, found))
         assert mask.dtype == np.uint8
-        np.testing.assert_array_equal(np.zeros((2, 3), bool) if strange is None else strange, found == UNKNOWN)
+        np.testing.assert_array_equal(np.zeros((2, 3), bool) if unclaimed is None else unclaimed, found == UNKNOWN)
     np.testing.assert_array_equal(label, before)
 
 
@@ -194,8 +194,8 @@ def test_a_strange_colour_is_named_as_it_is_written():
     label[:, 0, 0] = (18, 52, 86)
     with pytest.raises(LabelError, match=r"#123456 \(1 pixels\)"):
         COLORS.encode(label, "a")
-    counts, strange = COLORS.tally(label, np.ones((2, 2), bool))
-    assert counts.tolist() == [3, 0] and strange == {"#123456": 1}
+    counts, unclaimed = COLORS.tally(label, np.ones((2, 2), bool))
+    assert counts.tolist() == [3, 0] and unclaimed == {"#123456": 1}
 
 
 def test_the_colours_of_a_jpeg_get_the_right_advice():

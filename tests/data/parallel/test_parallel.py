@@ -166,5 +166,5 @@ def test_the_map_of_a_recipe(ray_cluster: None, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(choose, "_connected", lambda: False)
     assert of(runner="ray", feed="ray") is local.mapped, "no cluster is started to read"
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    assert choose.elsewhere(Compute())
-    assert not choose.elsewhere(Compute(feed="local"))
+    assert choose.uses_cluster(Compute())
+    assert not choose.uses_cluster(Compute(feed="local"))

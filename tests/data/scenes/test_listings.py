@@ -102,7 +102,7 @@ def test_what_is_wrong_is_said(tmp_path, content, message):
 
 
 def test_what_an_item_may_lack(tmp_path):
-    bare = {**item("a", data=DATA, spare=None), "geometry": None, "properties": None, "bbox": None}
+    bare = {**item("a", data=DATA, unmatched=None), "geometry": None, "properties": None, "bbox": None}
     (tmp_path / "list").write_text(stac(bare, {**item("b", data=DATA), "id": 7}))
     files = (f"{tmp_path}/a.tif",)
     found = read(str(tmp_path / "list"), "/base", geometry=True)

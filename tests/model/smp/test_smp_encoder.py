@@ -47,7 +47,7 @@ def filled(ours, peer):
     state = peer.state_dict()
     names = ours.find(state)
     assert set(names) == set(ours.state_dict()), "a tensor of ours has no name there"
-    assert all(ours.is_spare(key) for key in state.keys() - set(names.values()))
+    assert all(ours.is_unused(key) for key in state.keys() - set(names.values()))
     ours.double().load_state_dict({key: state[name] for key, name in names.items()})
     return ours.eval()
 

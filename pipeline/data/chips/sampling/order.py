@@ -255,8 +255,8 @@ class Order:
         number, position = divmod(index, pool * chips)
         groups = min(pool, self.epoch_size // chips - number * pool)
         member, place = divmod(position, groups)
-        mixed = self._keys(f"{epoch}\x1fpool\x1f{number}\x1f{member}", ROUNDS)
-        return self._group(epoch, number * pool + permute(place, groups, mixed), keys) * chips + member
+        scrambled = self._keys(f"{epoch}\x1fpool\x1f{number}\x1f{member}", ROUNDS)
+        return self._group(epoch, number * pool + permute(place, groups, scrambled), keys) * chips + member
 
     def _group(self, epoch: int, position: int, keys: Sequence[int]) -> int:
         """The group that is at a position of an epoch; the last ones are kept, for the other chips of the group."""

@@ -36,10 +36,10 @@ def permute(index: int, length: int, keys: Sequence[int]) -> int:
     while True:
         left, right = index >> half, index & mask
         for key in keys:
-            mixed = right + key & _MASK64
-            mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
-            mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB  # what passes 64 bits, the mask takes away
-            left, right = right, left ^ (mixed ^ mixed >> 31) & mask
+            scrambled = right + key & _MASK64
+            scrambled = (scrambled ^ scrambled >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
+            scrambled = (scrambled ^ scrambled >> 27) * 0x94D049BB133111EB  # what passes 64 bits, the mask takes away
+            left, right = right, left ^ (scrambled ^ scrambled >> 31) & mask
         index = left << half | right
         if index < length:
             return index

@@ -123,7 +123,7 @@ def plain(statistics: Statistics, reason: str = "") -> Normalisation:
     return Normalisation("mean_std", statistics.mean, scale, statistics.mean, scale, reason=reason)
 
 
-def tell(normalisation: Normalisation, bands: Sequence[str]) -> None:
+def log_values(normalisation: Normalisation, bands: Sequence[str]) -> None:
     """Say in the log what was chosen and why."""
     numbers = zip(bands, normalisation.shift, normalisation.scale, strict=True)
     shown = ", ".join(f"{name} {shift:.4g} ± {scale:.4g}" for name, shift, scale in numbers)

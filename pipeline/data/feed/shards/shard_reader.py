@@ -142,37 +142,37 @@ class Shards:
             cut.image[:, row.into, col.into] = 0
             cut.valid[row.into, col.into] = False
         else:
-            room = self._room(row.length, col.length)
+            buffer = self._buffer(row.length, col.length)
             mixed, varied = state == SOME_VALID, constant < 0
-            self._decode(file.view(offset, size), room, varied, mixed)
-            cut.image[:, row.into, col.into] = room.image[:, row.out, col.out]
+            self._decode(file.view(offset, size), buffer, varied, mixed)
+            cut.image[:, row.into, col.into] = buffer.image[:, row.out, col.out]
             if varied:
-                cut.mask[..., row.into, col.into] = room.mask[..., row.out, col.out]
+                cut.mask[..., row.into, col.into] = buffer.mask[..., row.out, col.out]
             if mixed:
-                valid = room.valid if varied else room.valid_first
+                valid = buffer.valid if varied else buffer.valid_first
                 cut.valid[row.into, col.into] = valid[row.out, col.out]
         if constant >= 0:
             cut.mask[..., row.into, col.into] = constant
 
-    def _decode(self, frame: NDArray[np.uint8], room: _Room, varied: bool, mixed: bool) -> None:
-        itemsize = room.image.itemsize
-        length = room.image.nbytes + varied * room.mask.nbytes + mixed * room.valid.nbytes
+    def _decode(self, frame: NDArray[np.uint8], buffer: _Buffer, varied: bool, mixed: bool) -> None:
+        itemsize = buffer.image.itemsize
+        length = buffer.image.nbytes + varied * buffer.mask.nbytes + mixed * buffer.valid.nbytes
         length += -length % itemsize
         # The decoder believes what a frame says of its own length.
         if len(frame) < 16 or _LENGTHS.unpack_from(frame.data) != (length, len(frame)):
             raise SceneError(f"a shard in {self._uri} is damaged", VERIFY_HINT)
         try:
-            layout.decompress()(frame, room.content)
+            layout.decompress()(frame, buffer.content)
         except (RuntimeError, ValueError) as error:
             raise SceneError(f"a shard in {self._uri} is damaged ({error})", VERIFY_HINT) from error
 
-    def _room(self, tall: int, wide: int) -> _Room:
+    def _buffer(self, tall: int, wide: int) -> _Buffer:
         """Memory of this thread for a chunk, overwritten by the next one."""
-        rooms: dict[Any, _Room] = self._local.__dict__
-        room = rooms.get((tall, wide))
-        if room is None:
-            room = rooms[tall, wide] = _Room.of(self._layout, tall, wide)
-        return room
+        buffers: dict[Any, _Buffer] = self._local.__dict__
+        buffer = buffers.get((tall, wide))
+        if buffer is None:
+            buffer = buffers[tall, wide] = _Buffer.of(self._layout, tall, wide)
+        return buffer
 
     def _file(self, number: int) -> File:
         file = self._files.get(number)
@@ -205,7 +205,7 @@ class _Overlap(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Room:
+class _Buffer:
     """Memory for a decoded chunk, and the arrays that can lie in it, one after the other."""
 
     content: NDArray[np.uint8]
@@ -216,7 +216,7 @@ class _Room:
     """Where the mask is constant, and so left out."""
 
     @classmethod
-    def of(cls, layout: Layout, tall: int, wide: int) -> _Room:
+    def of(cls, layout: Layout, tall: int, wide: int) -> _Buffer:
         planes = (layout.num_planes,) if layout.num_planes else ()
         pixels = tall * wide
         masks = pixels * (layout.num_planes or 1)

@@ -128,10 +128,10 @@ def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24) -> 
 
 def _decoding(chunks: Sequence[Sequence[Any]], cuts: Sequence[RawChip]) -> float:
     """CPU seconds to decode all chunks."""
-    room = np.empty(max(sum(a.nbytes for a in (c.image, c.mask, c.valid)) for c in cuts) + 64, np.uint8)
+    buffer = np.empty(max(sum(a.nbytes for a in (c.image, c.mask, c.valid)) for c in cuts) + 64, np.uint8)
     frames = [np.frombuffer(content, np.uint8) for made in chunks for _, content, _ in made if content]
     decode = layout.decompress()
-    return _cpu(lambda: [decode(frame, room) for frame in frames])
+    return _cpu(lambda: [decode(frame, buffer) for frame in frames])
 
 
 def _cpu(work: Callable[[], object]) -> float:

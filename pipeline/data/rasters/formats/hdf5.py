@@ -50,10 +50,10 @@ def open_hdf5(uri: str, path: Path, *, label: bool, reading: Reading) -> Reader:
     with raster_reader.parsing(uri), _understood(uri), pyfive.File(str(path)) as file:
         names: dict[int, str] = {}
         items = list(_datasets(pyfive, file))
-        strange = [name for name, dataset in items if dataset is None]
-        if strange and (reading.label_variable if label else reading.variable) is None:
+        unclaimed = [name for name, dataset in items if dataset is None]
+        if unclaimed and (reading.label_variable if label else reading.variable) is None:
             raise SceneError(
-                f"{uri}: it has arrays that cannot be read: {', '.join(strange[:_SHOWN])}",
+                f"{uri}: it has arrays that cannot be read: {', '.join(unclaimed[:_SHOWN])}",
                 f"name another: data.reading.{'label_variable' if label else 'variable'}; or {_ANEW}",
             )
         found = [_variable(uri, names, file, name, array) for name, array in items if array is not None]

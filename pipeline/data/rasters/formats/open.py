@@ -91,7 +91,7 @@ def _open_file(uri: str, path: Path, label: bool, reading: Reading) -> Reader:
         return dicom.open_dicom(uri, path, label=label, reading=reading)
     if signatures.is_tiff(head):
         signatures.check_tiff(uri, path)
-        signatures.check_beside(uri, path)
+        signatures.check_sidecars(uri, path)
         return _open_tiff(uri, str(path), path, label, reading)
     content = nifti.unpacked(head) if head.startswith(nifti.GZIP_BEGIN) else head
     if nifti.is_nifti(content):
@@ -113,7 +113,7 @@ def _open_file(uri: str, path: Path, label: bool, reading: Reading) -> Reader:
         return gdal.open_gdal(uri, str(path), label=label, reading=reading, drivers=("VRT",))
     if signatures.is_png(head):
         signatures.check_png(uri, path)
-    signatures.check_beside(uri, path)
+    signatures.check_sidecars(uri, path)
     return gdal.open_gdal(uri, str(path), label=label, reading=reading)
 
 

@@ -44,7 +44,7 @@ _VALUE_BYTES: Final = {
 }
 
 
-def check_beside(uri: str, path: Path) -> None:
+def check_sidecars(uri: str, path: Path) -> None:
     """Refuse overviews and masks beside a file that are no TIFF: GDAL would open them with any of its drivers."""
     for ending in (".ovr", ".msk", ".msk.ovr"):
         beside = path.with_name(path.name + ending)
@@ -69,10 +69,10 @@ def is_png(head: bytes) -> bool:
 
 def is_jpeg_2000(head: bytes) -> bool:
     """Whether `HEAD_BYTES` of the beginning are JPEG 2000, and nothing else to any of GDAL's drivers."""
-    return head.startswith(_JPEG_2000_BEGIN) and not points_elsewhere(head)
+    return head.startswith(_JPEG_2000_BEGIN) and not has_remote_sources(head)
 
 
-def points_elsewhere(head: bytes) -> bool:
+def has_remote_sources(head: bytes) -> bool:
     """Whether a driver of GDAL may take `HEAD_BYTES` of the beginning for a header that names other files."""
     return any(mark in head for mark in _POINTERS)
 

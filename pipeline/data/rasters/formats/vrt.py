@@ -171,7 +171,7 @@ def _head(uri: str, source: str, name: str) -> bytes:
 
 
 def _check_head(uri: str, name: str, head: bytes) -> None:
-    if not head.startswith(_SOURCES) or signatures.points_elsewhere(head):
+    if not head.startswith(_SOURCES) or signatures.has_remote_sources(head):
         raise _refused(uri, f"its source {name!r} is no TIFF, PNG, JPEG or JPEG 2000")
 
 

@@ -122,9 +122,9 @@ def _by_table(ids: Sequence[str], root: str, section: TableSplit) -> dict[str, t
         problems.append(f"splits are {', '.join(SPLITS)}, not {', '.join(map(repr, unknown))}")
     if problems:
         raise ManifestError(f"{uri}: " + "; ".join(problems), f"it needs a row {_header(section)} for every scene")
-    spare = sorted(set(rows) - set(ids))
-    if spare:
-        logger.warning("%s: %d rows belong to no scene: %s", uri, len(spare), some(spare))
+    unmatched = sorted(set(rows) - set(ids))
+    if unmatched:
+        logger.warning("%s: %d rows belong to no scene: %s", uri, len(unmatched), some(unmatched))
     splits_of: defaultdict[str, set[str]] = defaultdict(set)
     for i in ids:
         splits_of[rows[i][1]].add(rows[i][0])

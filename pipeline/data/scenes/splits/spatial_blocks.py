@@ -104,7 +104,7 @@ def cut(grids: Mapping[str, Grid], section: BlocksSplit) -> list[ScenePart]:
     parts = [ScenePart.whole(i, grids[i], split(blocks[0]), blocks[0]) for i, blocks in turned.items()]
     for i, s in straight.items():
         parts += _parts(i, grids[i], s, section, split)
-    _tell(grids, parts)
+    _warn(grids, parts)
     _refuse_overlaps(grids, parts)
     return sorted(parts, key=lambda part: part.id)
 
@@ -209,7 +209,7 @@ def _bounding_blocks(i: str, grid: Grid, section: BlocksSplit) -> list[str]:
     return [centre, *sorted(others)]
 
 
-def _tell(grids: Mapping[str, Grid], parts: list[ScenePart]) -> None:
+def _warn(grids: Mapping[str, Grid], parts: list[ScenePart]) -> None:
     total = sum(grid.height * grid.width for grid in grids.values())
     between = 100 - 100 * sum(part.height * part.width for part in parts) / total
     if between > 0:
