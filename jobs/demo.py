@@ -100,7 +100,7 @@ def fit(recipe: Recipe, manifest: Manifest) -> Bundle:
 
 
 def draw(scene: Scene, predicted: str, classes: Classes) -> Path:
-    """A PNG beside the predicted raster: the image, the prediction, the label."""
+    """A PNG next to the predicted raster: the image, the prediction, the label."""
     window = Window(0, 0, scene.height, scene.width)
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(classes)] = classes.colors

@@ -190,7 +190,7 @@ def _recipe_show(options: argparse.Namespace) -> Result:
 
 
 def _origin(path: str, origins: dict[str, str]) -> str:
-    """Where a leaf was set: itself, or the mapping or list it was given in."""
+    """Origin of a leaf: its own, or that of the mapping or list that it is part of."""
     while path:
         if path in origins:
             return origins[path]
@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in data_commands.DATA:
         command.arguments(_verb(data, command.name, command.run, command.text, recipe=True))
 
-    models = verbs.add_parser("models", help="look at the shelf of networks")
+    models = verbs.add_parser("models", help="list the architectures and encoders, and show what a network costs")
     below = models.add_subparsers(metavar="list|show|export", required=True)
     for command in model_commands.MODELS:
         command.arguments(_verb(below, command.name, command.run, command.text, recipe=False))

@@ -265,13 +265,13 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _brackets(text: str) -> int:
-    """How deep brackets lie in each other, those in quotes included."""
+    """Depth of nested brackets, including those in quotes."""
     depths = itertools.accumulate((1 if sign in "[{" else -1) for sign in text if sign in "[]{}")
     return max(depths, default=0)
 
 
 def _unquoted(text: str, error: YAMLError) -> str:
-    """What to do where a plain value begins with a sign that means something to YAML; "" where none does."""
+    """Hint for a plain value that begins with a sign of YAML's syntax; "" if there is none."""
     mark = getattr(error, "problem_mark", None)
     lines = text.splitlines()
     if mark is None or not lines:

@@ -1,4 +1,4 @@
-"""Everything that goes wrong here, as one tree.
+"""The tree of errors.
 
     PipelineError                     message, hint
     ├── RecipeError                   2   the recipe: unknown key, wrong value, impossible combination

@@ -39,7 +39,9 @@ def setup(*, rank: int = 0, verbose: bool = False) -> None:
         package.propagate = False
     level = logging.DEBUG if verbose or os.environ.get("SEGPIPE_DEBUG") else logging.INFO
     package.setLevel(level if rank == 0 else logging.WARNING)
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # read when mlflow is loaded; it tells of its tables
+    os.environ.setdefault(
+        "MLFLOW_LOGGING_LEVEL", "WARNING"
+    )  # read when mlflow is loaded, which logs the creation of its tables
 
 
 class _Redacting(logging.Formatter):

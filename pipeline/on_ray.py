@@ -1,4 +1,4 @@
-"""Submit a verb to a Ray cluster's job server.
+"""Submit a verb as a job to a Ray cluster.
 
 The recipe travels in the command as one word, the code is in the cluster's image, and no `runtime_env` is used: what
 a job needs is there before it starts.

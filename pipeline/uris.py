@@ -1,4 +1,4 @@
-"""URIs: which kinds there are, how they are joined, what S3 and GDAL call them. Pure text; nothing is read."""
+"""URIs: their kinds, how they are joined, and their names in S3 and GDAL. Pure text; nothing is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def gdal_path(uri: str) -> str:
-    """What GDAL calls this URI: s3://bucket/key is /vsis3/bucket/key, https:// gets /vsicurl/, a local path stays.
+    """GDAL's name of a URI: s3://bucket/key is /vsis3/bucket/key, https:// gets /vsicurl/, a local path stays.
 
     Raises:
         StorageError: the URI has another scheme, or is one of GDAL's own virtual paths, which could reach anywhere.
@@ -72,5 +72,5 @@ def s3_path(uri: str) -> str:
 
 
 def absolute(root: str) -> str:
-    """A local folder as an absolute path, since workers run elsewhere; a URI without its last slash."""
+    """Make a local folder absolute, since workers have other working directories; of a URI remove the last slash."""
     return os.path.abspath(os.path.expanduser(root)) if is_local(root) else root.rstrip("/")  # noqa: PTH100, PTH111

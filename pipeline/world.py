@@ -1,4 +1,4 @@
-"""Who am I among the processes of one fit: rank, size and device, read from the environment.
+"""Rank, size and device of this process, read from the environment.
 
 torchrun and Ray Train set the same variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE); a plain
 python process has none of them and is a world of one. Nobody else reads them.

@@ -1,4 +1,4 @@
-"""What a command of the command line is; each package lists its own in commands.py."""
+"""A command of the command line: its name, arguments and function."""
 
 from __future__ import annotations
 

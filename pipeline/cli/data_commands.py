@@ -1,4 +1,4 @@
-"""The commands about data besides `index`: doctor, prepare, data preview. Each takes a recipe."""
+"""The commands on data other than `index`: doctor, prepare, data preview. Each takes a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `models` of the command line: what its commands take, and what they give."""
+"""The commands of `segpipe models`: list, show, export."""
 
 from __future__ import annotations
 

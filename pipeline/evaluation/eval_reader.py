@@ -1,4 +1,4 @@
-"""Reading what is evaluated: where the recipe tolerates it, what cannot be read is taken for invalid, and counted."""
+"""Read the scenes of an evaluation; where the recipe tolerates it, unreadable windows are invalid, and counted."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class EvalReader:
         return pixels(scene, window, nodata=self.data.nodata, data=self.data)
 
     def _prepared(self, scene: Scene, window: Window) -> RawChip | None:
-        """What lies at a window, IGNORE where the image is not valid; None if only the files can tell."""
+        """Mask of a window, IGNORE where the image is not valid; None if the shards do not hold it."""
         return None if self._opened is None else self._opened.read(scene.id, window)
 
     @cached_property

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Job:
-    """What stays the same over the scenes of a split."""
+    """What is constant over the scenes of a split."""
 
     recipe: Recipe
     bundle: Bundle
@@ -150,7 +150,7 @@ def evaluate(
 
 
 def report_uri(recipe: Recipe, bundle: Bundle, manifest: Manifest, split: str) -> str:
-    """Where the report of this bundle on this split of this manifest lies, unless told otherwise."""
+    """Default directory of the report of a bundle on a split of a manifest."""
     name = f"{bundle.digest}-{split}-{manifest.digest[:8]}"
     return store.join(recipe.compute.output, recipe.name, "reports", name)
 
@@ -282,10 +282,10 @@ def _plain(counts: NDArray[np.int64]) -> Counts:
 
 
 def _training(recipe: Recipe, bundle: Bundle) -> dict[str, Any]:
-    """What the bundle's run recorded; a bundle that came from elsewhere may have its run under this output."""
+    """Rows that the bundle's run recorded; the run of a copied bundle may be under this output."""
     run = run_name(bundle.fingerprint, bundle.manifest_digest)
-    beside = bundle.uri.rstrip("/").rpartition("/")[0] or "."
-    for home in (beside, store.join(recipe.compute.output, recipe.name, "runs", run)):
+    parent = bundle.uri.rstrip("/").rpartition("/")[0] or "."
+    for home in (parent, store.join(recipe.compute.output, recipe.name, "runs", run)):
         rows = read_rows(store.join(home, METRICS))
         if rows:
             found = {"left_out_of_training": quarantine.read(home), "mixing": batch_diversity.read(home)}

@@ -1,4 +1,4 @@
-"""Pictures of a report: windows as PNG data URIs, curves as inline SVG. Nothing here touches a file."""
+"""Figures of a report: windows as PNG data URIs, curves as inline SVG. No file is touched."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _colored(ids: NDArray[np.uint8], classes: Classes) -> Image.Image:
 
 
 def _differ(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where both are known, and where they differ there; [h,w] both."""
+    """Pixels where both are known, and pixels where they then differ; [h,w] both."""
     judged = (truth != IGNORE) & (prediction != IGNORE)
     wrong = judged & (truth != prediction)
     return (judged, wrong) if truth.ndim == 2 else (judged.any(0), wrong.any(0))
@@ -142,7 +142,7 @@ def _opaque(where: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _png(picture: Image.Image, resample: Image.Resampling = Image.Resampling.NEAREST) -> str:
-    """NEAREST by default: class ids and wrong pixels must not be mixed with their neighbours."""
+    """Resize by nearest neighbour by default: class ids and wrong pixels must not be averaged."""
     scale = MAX_SIDE / max(picture.size)
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

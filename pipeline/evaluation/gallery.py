@@ -1,4 +1,4 @@
-"""Which windows a report pictures: the best and the worst of a split, found while its scenes stream by.
+"""Choose the windows that a report shows: the best and the worst of a split, in one pass over its scenes.
 
 Only the rows of the windows that are not finished yet, and the masks of the windows chosen so far, are in memory.
 """

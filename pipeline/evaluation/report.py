@@ -1,4 +1,4 @@
-"""The report: what `evaluate` found. Confusion counts first, scores second; JSON for programs, one page for people."""
+"""The report of an evaluation: confusion counts first, scores second; JSON, and one HTML page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from pipeline import config, store
 from pipeline.data.chips.quarantine import LeftOut
-from pipeline.data.feed import batch_diversity as mixings
+from pipeline.data.feed import batch_diversity
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import DataError
@@ -100,7 +100,7 @@ class Report:
     left_out_of_training: LeftOut = field(default_factory=LeftOut)
     """What the run that trained the bundle could not read, where that could be found."""
     mixing: dict[str, float] = field(default_factory=dict)
-    """How mixed the chips came that trained it, likewise."""
+    """Batch diversity of the run that trained it; empty where that is not known."""
 
     @property
     def num_pixels(self) -> int:
@@ -190,7 +190,7 @@ def html(report: Report, shown: Sequence[Mapping[str, str]] = ()) -> str:
         groups=_worst_first([(name, scores, ()) for name, scores in report.groups.items()]) if grouped else [],
         scenes=_worst_first([(s.id, s.scores, (s.group, f"{s.num_pixels:,}")) for s in report.scenes])[:_SHOWN_SCENES],
         curves=[Markup(figure) for figure in figures.curves(report.curves)],
-        mixed=mixings.summary_text(report.mixing),
+        mixed=batch_diversity.summary_text(report.mixing),
         galleries=[
             (kind, [(e, p) for e, p in zip(report.examples, shown, strict=True) if e.kind == kind])
             for kind in ("worst", "best")

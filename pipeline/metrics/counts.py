@@ -75,7 +75,7 @@ class Counts:
         return Counts(*(part[..., list(classes)] for part in self))
 
     def to(self, device: torch.device | str) -> Counts:
-        """The same on another device."""
+        """Move the counts to another device."""
         return Counts(*(part.to(device) for part in self))
 
 

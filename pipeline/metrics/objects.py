@@ -1,4 +1,4 @@
-"""One object per metric, for other people's loops: what torchmetrics' objects do there, without torchmetrics."""
+"""Metrics as objects with update and compute, as in torchmetrics, for other training loops."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Metric(nn.Module):
         self._value(self.tally.counts())  # a wrong option shows itself now, not after an epoch
 
     def formula(self) -> Formula:
-        """What is computed, from tp, fp, fn, tn."""
+        """The metric from tp, fp, fn, tn."""
         return formula_of(self.name)
 
     def update(self, prediction: Tensor, mask: Tensor) -> None:
@@ -70,7 +70,7 @@ class Metric(nn.Module):
         self.tally.reset()
 
     def extra_repr(self) -> str:
-        """What nn.Module prints."""
+        """Text that nn.Module prints."""
         options = "".join(f", {name}={value!r}" for name, value in self._options.items())
         return f"{self.tally.num_classes}, task={self.tally.task!r}{options}"
 
@@ -92,7 +92,7 @@ class FBeta(Metric):
         super().__init__(num_classes, **options)
 
     def formula(self) -> Formula:
-        """What is computed, from tp, fp, fn, tn."""
+        """The metric from tp, fp, fn, tn."""
         return f_beta_formula(self.beta)
 
 

@@ -1,4 +1,4 @@
-"""Ratios, made last: one function per metric, all of the same signature, from counts.
+"""Metrics as functions of counts, all of the same signature.
 
 A metric is a fraction; where its denominator is zero it has no value, and `zero_division` says what stands there. The
 same rule holds in every reduction: NaN (the default) is left out of means, and a mean of nothing is NaN itself.
@@ -49,7 +49,7 @@ _ARGUMENTS: Final = """
 
 
 class Options(TypedDict, total=False):
-    """What every metric can be told; the defaults are those of `reduced`."""
+    """Options of every metric; the defaults are those of `reduced`."""
 
     reduction: Reduction
     zero_division: float

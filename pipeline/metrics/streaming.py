@@ -1,4 +1,4 @@
-"""Counts that grow batch by batch.
+"""Counts accumulated batch by batch.
 
 Sums of integers: the same whatever the batches, the number of workers and their order.
 """
@@ -71,7 +71,7 @@ class Tally:
 
     @property
     def device(self) -> torch.device:
-        """Where the counts are."""
+        """Device of the counts."""
         return self._table.device
 
     @property

@@ -1,4 +1,4 @@
-"""From pixels to confusion matrices, fast: class ids of the largest logit, and pairs of class ids counted."""
+"""Confusion matrices from logits or class ids, fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Task = Literal["multiclass", "binary", "multilabel"]
 _MOST_CLASSES: Final = IGNORE
 _SIGNED: Final = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 _WHOLE_PIXELS: Final = 1 << 18  # the maximum of all pixels and its class still fit a core's share of the cache
-_BLOCK_PIXELS: Final = 1 << 15  # as above, beside a copy of all classes
+_BLOCK_PIXELS: Final = 1 << 15  # as above, in addition to a copy of all classes
 
 
 def predict_classes(logits: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def _wrong_ids(prediction: Tensor, mask: Tensor, num_classes: int) -> str:
 def tabulate(
     prediction: Tensor, mask: Tensor, num_classes: int | None, *, task: Task = "multiclass", threshold: float = 0.5
 ) -> Tensor:
-    """What `count` counts: per image the confusion [N,K,K]; other tasks: per image and class its own [N,K,2,2]."""
+    """Count confusions: per image [N,K,K]; for other tasks per image and class [N,K,2,2]."""
     check_task(task, threshold)
     if task == "multiclass":
         classes = _multiclass_shape(prediction, mask, num_classes)

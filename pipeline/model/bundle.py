@@ -1,4 +1,4 @@
-"""The bundle: everything needed to predict from a raw raster. A directory or prefix with two files, and no pickle.
+"""The bundle: everything needed to predict from a raw raster, in a directory or prefix of two files, without pickle.
 
 bundle.json           what the network is, its classes and bands, where it comes from, and a digest of all this
 weights.safetensors   its weights; their sha256 is in bundle.json
@@ -141,7 +141,7 @@ def _parse(uri: str, tree: Any) -> Bundle:
 
 
 def _candidates(uri: str) -> str:
-    """What to say about a place that is not a bundle: perhaps one is just beneath it."""
+    """Hint for a place that is not a bundle: perhaps one is just below it."""
     beneath = [name for name in ("", *store.list_dirs(uri)) if store.exists(store.join(uri, name, META))]
     if beneath:
         return f"did you mean {store.join(uri, beneath[0])}?"
@@ -149,14 +149,14 @@ def _candidates(uri: str) -> str:
 
 
 def _sha256_of(tree: Mapping[str, Any]) -> str:
-    """Of what a bundle.json says besides its own digest, however it is laid out."""
+    """Digest of the contents of a bundle.json besides its own digest, however it is laid out."""
     said = {key: value for key, value in tree.items() if key != _DIGEST}
     return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a trained network is, and where it comes from; the weights stay in their file until `network` is called."""
+    """A trained network and its origin; the weights stay in their file until `network` is called."""
 
     uri: str
     """Directory or s3:// prefix that holds the two files."""
@@ -209,7 +209,7 @@ class Bundle:
 
     @property
     def reading(self) -> Reading:
-        """How the recipe reads images; an older one as it was meant then."""
+        """The recipe's section on reading images; that of an older recipe with the defaults of then."""
         section = self.recipe.get("data", {}).get("reading", {})
         return Reading.model_validate(BEFORE | section)
 
@@ -304,5 +304,5 @@ class Bundle:
         )
 
     def at(self, uri: str) -> Bundle:
-        """The same bundle in another place."""
+        """The same bundle at another URI."""
         return replace(self, uri=uri)

@@ -1,4 +1,4 @@
-"""What is on the shelf: architectures, encoders, and which fit together.
+"""The catalogue: architectures, encoders, and which fit together.
 
 Encoders are read from a table that a scan of all of timm's models made (`python -m bench.encoders`); models that are
 newer than the table are looked at when they are asked for.
@@ -62,7 +62,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found on the shelf."""
+    """Models that match a query."""
 
     models: tuple[Model, ...]
     architectures: tuple[str, ...]
@@ -77,7 +77,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Overview:
-    """The shelf in short."""
+    """Summary of the catalogue."""
 
     architectures: dict[str, str]
     """Name -> what it is, in a line."""
@@ -106,7 +106,7 @@ class Shown:
 
 
 def overview() -> Overview:
-    """What there is at all."""
+    """Summary of all architectures."""
     lines = {kind: (SECTIONS[kind].__doc__ or "").strip().splitlines()[0] for kind in NETWORKS}
     return Overview(lines, sum(not model.problem for model in table().values()), len(table()))
 
@@ -121,7 +121,7 @@ def show(
     size: int = 512,
     batch: int = 1,
 ) -> Shown:
-    """What a network is made of and costs for `batch` images of `size` × `size` pixels.
+    """Structure and cost of a network for `batch` images of `size` × `size` pixels.
 
     Raises:
         RecipeError: it cannot be.
@@ -246,7 +246,7 @@ def _row(row: dict[str, str]) -> Model:
 
 
 def _drawn(name: str) -> Model:
-    """What the table would say of a model, were it in there."""
+    """Entry of a model that the table does not hold."""
     try:
         made = feature_plan.plan(feature_plan.Request(name))
     except RecipeError as error:
@@ -289,7 +289,7 @@ def _smallest() -> dict[tuple[str, tuple[int, ...]], Model]:
 
 
 class _Tried(NamedTuple):
-    """What came of building a network."""
+    """Result of building a network."""
 
     why: str = ""
     """Why the architecture does not take the encoder."""

@@ -1,4 +1,4 @@
-"""A network's stages as a picture: shallow ones above, deep ones below, from left to right as they are computed."""
+"""A diagram of a network's stages: shallow ones above, deep ones below, from left to right in order of computation."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _part(node: Node) -> str:
 
 
 def _sources(node: Node, nodes: Sequence[Node]) -> list[str]:
-    """What a box is drawn to come from; each stage of the encoder from the one before."""
+    """Boxes that a box is drawn to come from; each stage of the encoder from the one before."""
     own = list(node.sources)
     if _part(node) == "encoder":
         before = [n.name for n in nodes if _part(n) == "encoder"]

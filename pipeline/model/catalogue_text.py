@@ -1,4 +1,4 @@
-"""The shelf as text for a terminal."""
+"""The catalogue as text for a terminal."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _area(node: Node) -> int:
 
 
 def _joins(node: Node) -> str:
-    """What a node joins beside the one before it."""
+    """Inputs of a node other than the node before it."""
     own = [source.removeprefix("encoder.") for source in node.sources if source.startswith("encoder.")]
     return f" ← {', '.join(own)}" if own else ""
 

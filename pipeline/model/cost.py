@@ -1,4 +1,4 @@
-"""What a network costs, found out on torch's meta device: tensors of the right shapes without memory or arithmetic."""
+"""Cost of a network: parameters, multiplications and memory, found on torch's meta device without computation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one size and batch cost."""
+    """Cost of one size and batch."""
 
     nodes: tuple[Node, ...]
     """In the order in which they are computed; the encoder's stages are named encoder.0, ..."""
@@ -57,7 +57,7 @@ class Cost:
 
 
 def measure(network: Network, size: tuple[int, int], batch: int = 1) -> Cost:
-    """What a network costs for images of `size` (height, width); it may be on the meta device or not.
+    """Cost of a network for images of `size` (height, width); it may be on the meta device or not.
 
     What convolution libraries take as scratch space is not in the estimates.
 

@@ -1,4 +1,4 @@
-"""Which device a network runs on."""
+"""Choose the device of a network."""
 
 from __future__ import annotations
 

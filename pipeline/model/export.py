@@ -1,4 +1,4 @@
-"""A network as one file for programs that know nothing of this one: ONNX, or torch's own exported program.
+"""Export of a network to ONNX or torch's exported program.
 
 The file takes raw pixels, float32 [N,C,H,W], of any batch, height and width, and gives logits, float32 [N,K,H,W]:
 normalisation, padding and cropping are inside. BatchNorm is folded into the convolutions.

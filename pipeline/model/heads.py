@@ -1,4 +1,4 @@
-"""What turns maps into logits: of pixels, and of whole chips."""
+"""Heads: logits of pixels from a map, and logits of whole chips."""
 
 from __future__ import annotations
 

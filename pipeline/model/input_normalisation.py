@@ -1,4 +1,4 @@
-"""Normalisation inside a network: raw pixels in, on whatever device it is. What is saved with its weights."""
+"""Normalisation inside a network: raw pixels in, on the network's device; saved with the weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.data.chips.statistics.normalise import Normalisation
 
 
 class Normalise(nn.Module):
-    """What mean and standard deviation alone cannot say: buffers `shift` and `scale` [1,C,1,1] for what `_bend` gives.
+    """Normalisation beyond mean and standard deviation: buffers `shift` and `scale` [1,C,1,1] applied to `_bend`.
 
     Buffers are float32 and stay so under autocast and in networks of half precision.
     """

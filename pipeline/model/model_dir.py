@@ -25,7 +25,7 @@ _SECTION: Final[TypeAdapter[recipe.Model]] = TypeAdapter(recipe.Model)
 
 
 class _Described(NamedTuple):
-    """What network.json says."""
+    """Contents of network.json."""
 
     section: recipe.Network
     bands: int

@@ -1,4 +1,4 @@
-"""The shelf of networks: encoder, decoder and head behind one door, raw pixel values in, logits out."""
+"""Networks: encoder, decoder and head as one module that takes raw pixel values and gives logits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NETWORK_META: Final = "network.json"
 
 
 class Stages(Protocol):
-    """What a network asks of its encoder."""
+    """Interface of an encoder that decoders need."""
 
     bands: int
     channels: tuple[int, ...]
@@ -162,7 +162,7 @@ class Network(nn.Module):
         return self._whole(*self._decoded(image), image)
 
     def _decoded(self, image: Tensor) -> tuple[Tensor, torch.Size]:
-        """What the head makes of an image, and the padded image's size; nothing else of what was made is left."""
+        """Logits of the head, and the padded image's size; intermediate maps are freed."""
         x = self._prepare(image)
         features, *tokens = self._encode(x)
         size = x.shape[-2:]
@@ -263,7 +263,7 @@ def encoder_of(section: recipe.Encoded, bands: int, *, flat: bool = False) -> nn
 
 
 def on_encoder(decoder_class: Callable[..., nn.Module]) -> Callable[[Any, int, int], Network]:
-    """How a family whose decoder works on any encoder is built.
+    """Builder for a family whose decoder works on any encoder.
 
     Decoders with an attribute `flat` want a plain transformer's blocks without a pyramid: those that work on one deep
     map, and DPT. Those with an `output_stride` like their encoder dilated.
@@ -357,7 +357,7 @@ def create_model(
 ) -> Network:
     """A network in one line; `options` are the other fields of the recipe's `model` section.
 
-    The encoder is the family's usual one unless told.
+    By default the encoder is the family's usual one.
 
     Raises:
         RecipeError: an unknown kind, encoder or option; it names the nearest.

@@ -1,4 +1,4 @@
-"""A network made for prediction: the same function, for a fraction of the arithmetic and of the memory traffic.
+"""Optimise a network for prediction: fold BatchNorm, choose precision and memory layout.
 
 Three steps, none of which needs training:
 
@@ -46,7 +46,7 @@ def optimised(network: Network, *, precision: Precision = "auto") -> Optimised:
     Args:
         network: in any mode; the copy is in eval mode.
         precision: `auto` is `bf16` where the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm's BF16,
-            GPUs since Ampere), `fp16` on older GPUs and `fp32` elsewhere. Half precision moves logits by some percent
+            GPUs since Ampere), `fp16` on older GPUs and `fp32` on all else. Half precision moves logits by some percent
             of their scale, which changes the class of few pixels.
 
     Raises:
@@ -184,7 +184,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 @dataclass
 class _Seen:
-    """What one run showed. Tensors are kept, so that none takes the place of another."""
+    """Observations of one run. Tensors are kept, so that no id is used twice."""
 
     inputs: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
     """Convolution -> what it was called with last."""

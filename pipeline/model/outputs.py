@@ -1,4 +1,4 @@
-"""What a network gives while it learns, where it has more than one thing to say."""
+"""Outputs of a network in training: logits, auxiliary logits, logits of whole chips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watching a run: which functions of torch read a tensor, and where it comes from."""
+"""Trace a run: which functions of torch read a tensor, and where it comes from."""
 
 from __future__ import annotations
 

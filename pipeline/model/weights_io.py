@@ -60,7 +60,7 @@ def fetch(uri: str) -> Path:
 
 
 def check(uri: str, meta: str, sha256: str) -> Path:
-    """The same, compared with the digest that the JSON file `meta` holds.
+    """A local copy of the weights, compared with the digest that the JSON file `meta` holds.
 
     Raises:
         BundleError: there are no weights, or others.

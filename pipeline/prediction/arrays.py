@@ -84,7 +84,7 @@ def _by_windows(
     window: int,
     overlap: float,
 ) -> NDArray[np.uint8]:
-    """The same by windows that are blended, as `predict` does it."""
+    """Predict one image by windows that are blended, as `predict` does it."""
     section = config.replace(bundle.predict, {"window": window, "overlap": overlap})
 
     def read(area: Window) -> Pixels:
@@ -109,7 +109,7 @@ def _by_windows(
 
 
 def _valid(bundle: Bundle, image: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
-    """Which pixels [H,W] of an image [C,H,W] hold a measurement."""
+    """Validity [H,W] of an image [C,H,W]: pixels that hold a measurement."""
     valid: NDArray[np.bool_] = np.isfinite(image).all(axis=0)
     value = bundle.nodata if math.isnan(nodata) else nodata
     measured = not_nodata(image, (value,) * len(image), bundle.reading.nodata_rule)

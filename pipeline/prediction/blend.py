@@ -1,4 +1,4 @@
-"""Whole scenes through a network, window by window, with only the rows in memory that windows still touch.
+"""Predict whole scenes in overlapping windows and blend them; only rows that windows still touch are in memory.
 
 Where windows overlap, the class probabilities (softmax in float32) of all of them are averaged with a weight that
 falls towards the window's edge, where a network has seen the least context. Probabilities rather than logits,

@@ -1,4 +1,4 @@
-"""Which bands of an image a bundle takes, and what differs between the image and the scenes of the training."""
+"""Match the bands of an image to a bundle, and report differences between the image and the training scenes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HINT: Final = "predict images whose bands have the names, or without names the 
 
 
 class Input(NamedTuple):
-    """How an image is read for a bundle, its header, and what is to be said about its bands."""
+    """How to read an image for a bundle: its reading section, its header, and warnings about its bands."""
 
     reading: Reading
     info: RasterInfo
@@ -104,7 +104,7 @@ def _by_number(reading: Reading, names: Sequence[str]) -> tuple[int, ...] | None
 
 
 def _other_size(grid: Grid, bundle: Bundle) -> str:
-    """What is to be said about pixels that are larger or smaller than those of the training; "" for nothing."""
+    """Warning about pixels that are larger or smaller than those of the training; "" for none."""
     here = pixel_size(grid)
     if bundle.pixel_size is None or here is None or here[1] != bundle.pixel_size[2]:
         return ""
@@ -132,7 +132,7 @@ def other_ways(bundle: Bundle, reading: Reading) -> list[tuple[str, Any, Any]]:
 
 
 def positions(bundle: Bundle, bands: tuple[str, ...], file_bands: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Where the bundle's bands are among those of a manifest, by name; None: names do not tell, and they are as many.
+    """Positions of the bundle's bands among those of a manifest, by name; None: unknown names, equal counts.
 
     Args:
         bundle: what takes the bands.
@@ -164,7 +164,7 @@ def _warn(ours: Sequence[str], theirs: Sequence[str]) -> bool:
 
 
 def other_values(read: Read, info: RasterInfo, bundle: Bundle) -> str:
-    """What is to be said about values in another range than those of the training; "" for nothing.
+    """Warning about values in another range than those of the training; "" for none.
 
     Three windows along the diagonal are read.
     """
@@ -206,7 +206,7 @@ def _range(bundle: Bundle) -> list[tuple[float, float]]:
 
 
 def _is_far(a: float, b: float, low: float, high: float) -> bool:
-    """Whether a range lies beside another, or is many times as wide."""
+    """Whether a range is disjoint from another, or many times as wide."""
     width = max(high - low, 1e-12)
     return a > high + _BESIDE * width or b < low - _BESIDE * width or b - a > _WIDE * width
 

@@ -165,7 +165,7 @@ def _combined(failures: dict[str, SceneError], total: int) -> SceneError:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all images of one call share."""
+    """What is constant over the images of one call."""
 
     bundle: Bundle
     network: Network
@@ -198,7 +198,7 @@ class _Job:
         return written
 
     def _write(self, read: Read, info: RasterInfo, target: str, note: Callable[[int], object]) -> None:
-        """One raster; `note` is told the percent that are done."""
+        """Predict one raster; `note` is called with the percentage that is done."""
         classes, grid = self.bundle.classes, info.grid
         planes = self.bundle.task == "multilabel"
         strips = stream(

@@ -1,4 +1,4 @@
-"""What a recipe says: every knob of every verb, as frozen sections. No torch, no ray: a laptop can check a recipe.
+"""The recipe: every option of every verb, as frozen sections. It imports neither torch nor ray.
 
 Defaults live here and nowhere else. The string under a field is its documentation; `segpipe recipe schema` prints it
 for editors. Relative paths are relative to the directory the command is typed in.
@@ -97,7 +97,7 @@ class Train(Section):
 
 
 class Predict(Section):
-    """How whole scenes are predicted, in `predict` and in `evaluate`."""
+    """Prediction of whole scenes, in `predict` and in `evaluate`."""
 
     window: Positive = 512
     """Height and width of the window in pixels."""
@@ -110,7 +110,7 @@ class Predict(Section):
 
 
 class Evaluate(Section):
-    """What the report shows."""
+    """Contents of the report."""
 
     split: Literal["train", "val", "test"] = "test"
     """Scenes that are predicted and scored."""
@@ -149,7 +149,7 @@ class Registry(Section):
 
 
 class Compute(Section):
-    """Where and with how much; outside the fingerprint, since it does not change what is computed."""
+    """Where the work runs, and on how much; outside the fingerprint, since it does not change what is computed."""
 
     output: str = "runs"
     """Directory or s3:// prefix for manifests, runs, bundles and reports."""
@@ -168,7 +168,7 @@ class Compute(Section):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs of each worker; above zero, training runs on CUDA with nccl."""
     data_cpus: Positive = 1
-    """CPUs that must be left for Ray Data beside the workers."""
+    """CPUs that must be left for Ray Data in addition to those of the workers."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Restarts of the workers after a failure; each goes on from the newest checkpoint."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

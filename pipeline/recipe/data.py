@@ -1,4 +1,4 @@
-"""What a recipe says about data: scenes, classes, splits and windows."""
+"""Sections about data: scenes, classes, splits and windows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAC: Final = "stac"
 
 
 class Reading(Section):
-    """What files alone do not say about how to read them."""
+    """How to read files, where they do not say it themselves."""
 
     mpp: Annotated[float, Field(gt=0)] | None = None
     """Slides: micrometres per pixel; the level that comes nearest is read. By default the finest."""
@@ -167,7 +167,7 @@ class Data(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"classes: two have the same name in {names}")
         if len(names) < 2 and self.task == "multiclass":
-            raise ValueError("classes: one class alone cannot be told from anything; name the background, too")
+            raise ValueError("classes: one class alone cannot be distinguished from anything; name the background, too")
         distinct(self.classes, self.ignore_values, named=self.label.attribute is not None)
         return self
 

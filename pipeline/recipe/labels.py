@@ -1,4 +1,4 @@
-"""What a recipe says about labels: what their values mean and how they are read."""
+"""Sections about labels: the meaning of their values and how they are read."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class ClassSpec(Section):
 
 
 class Label(Section):
-    """How labels are read."""
+    """How to read labels."""
 
     threshold: float | None = None
     """For masks with soft edges: values from this one on mean the second class, smaller ones the first (with

@@ -1,4 +1,4 @@
-"""What a recipe can say about the loss.
+"""Sections about the loss.
 
 Losses are of three tasks: one class per pixel (multiclass), yes or no (binary), or yes or no for each of several
 channels (multilabel); each section says which. docs/losses.md has the formulas.
@@ -19,7 +19,7 @@ Weights = Annotated[list[NotNegative], Field(min_length=1)]
 
 
 class Term(Section):
-    """What every term has."""
+    """Options of every term."""
 
     weight: Positive = 1.0
     """Factor in the sum of the loss terms."""
@@ -80,7 +80,7 @@ class EdgeCrossEntropy(Term):
 
 
 class Region(Term):
-    """What ratios of sums per class have."""
+    """Options of terms that are ratios of sums per class."""
 
     absent: Literal["skip", "count"] = "skip"
     """A class without a labelled pixel in the global batch is left out of the mean, or counted."""

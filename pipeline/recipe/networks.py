@@ -1,4 +1,4 @@
-"""What a recipe can say about the network: one section for each family of decoders."""
+"""Sections about the network: one for each family of decoders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OutputStride = Literal[8, 16, 32, "auto"]
 
 
 class LabelHead(Section):
-    """A second head that tells which classes are somewhere in the chip (as SMP's `aux_params`)."""
+    """A second head that predicts which classes are somewhere in the chip (as SMP's `aux_params`)."""
 
     pooling: Literal["avg", "max"] = "avg"
     """Over the deepest stage of the encoder."""
@@ -40,7 +40,7 @@ class AuxiliaryHead(Section):
 
 
 class Network(Section):
-    """What every network can be told."""
+    """Options of every network."""
 
     norm: Norm = "batch"
     """Normalisation in the decoder, and in the encoder in place of BatchNorm. `batch` is synchronised over the workers,
@@ -338,5 +338,5 @@ def parse(tree: Any) -> Network:
 
 
 def without_download(section: Network) -> Network:
-    """The same network with random weights: its own are at hand, none are to be fetched."""
+    """The section without `pretrained`: the weights are available, none are downloaded."""
     return section.model_copy(update={"pretrained": False}) if isinstance(section, Encoded) else section

@@ -1,4 +1,4 @@
-"""What a recipe says about pixel values: augmentation and normalisation."""
+"""Sections about pixel values: augmentation and normalisation."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Log(Section):
 
 class PerScene(Section):
     """Less the mean of the band in this very scene, over its standard deviation: for scenes taken by different devices
-    or under different light. The brightness of a scene as a whole can then tell nothing."""
+    or under different light. The brightness of a scene as a whole then carries no information."""
 
     kind: Literal["per_scene"] = "per_scene"
 

@@ -1,4 +1,4 @@
-"""What a recipe says about windows: which ones training sees, and which scenes it may see at all."""
+"""Sections about sampling and splits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TableSplit(Section):
 
 
 class Shares(Section):
-    """How much is not for training."""
+    """Shares of the splits that are not for training."""
 
     val: Share = 0.0
     """Share of the groups for validation during training."""
@@ -98,7 +98,7 @@ Split = Annotated[TableSplit | HashSplit | BlocksSplit | FoldsSplit, Field(discr
 
 
 class Sampling(Section):
-    """What all kinds of sampling share."""
+    """Options of all kinds of sampling."""
 
     size: Annotated[int, Field(gt=0, le=16_384)] = 256
     """Height and width of a chip in pixels."""
@@ -107,7 +107,7 @@ class Sampling(Section):
     epoch_size: Positive | None = None
     """Chips in an epoch; by default as many as cover the train split once."""
     min_valid: Share = 0.0
-    """Least share of a window's pixels that are valid and annotated, as far as a coarse index of the scene tells. Of
+    """Least share of a window's pixels that are valid and annotated, as far as a coarse index of the scene knows. Of
     scenes that cannot give it, the best window found is taken."""
     scale: tuple[float, float] | None = None
     """Least and largest side of the window as a multiple of `size`, drawn uniformly; the chip is resampled to `size`.
@@ -140,8 +140,8 @@ class Locality(Section):
     chips: Positive = 9
     """Windows from one block."""
     pool: Positive = 32
-    """The windows of so many blocks come mixed, and then those of the next ones. A larger pool mixes better and takes
-    more memory: pool × chips chips."""
+    """The windows of so many blocks are shuffled together, then those of the next ones. A larger pool shuffles
+    better and takes more memory: pool × chips chips."""
     tile: Positive = 512
     """Height and width of the files' storage tiles in pixels."""
 

@@ -1,4 +1,4 @@
-"""What a recipe says about stores. Secrets never: credentials come from where AWS's own tools look for them."""
+"""Section about stores. It holds no secrets: credentials come from where AWS's own tools look for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.config import Positive, Section
 
 
 class Storage(Section):
-    """How buckets and servers are reached. The same for s3fs, GDAL and pyarrow, here and in a cluster's workers."""
+    """Access to buckets and servers: the same for s3fs, GDAL and pyarrow, here and in a cluster's workers."""
 
     endpoint: str | None = None
     """URL of an S3 server, such as http://minio:9000; by default AWS_ENDPOINT_URL, else AWS."""

@@ -1,4 +1,4 @@
-"""What a recipe says about the search."""
+"""Section about the search."""
 
 from __future__ import annotations
 

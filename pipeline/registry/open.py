@@ -1,4 +1,4 @@
-"""Models by URI, wherever they are: the one place that tells directories from runs and registered models.
+"""Models by URI: the one place that distinguishes directories, runs and registered models.
 
 MLflow takes seconds to import; a directory does not need it.
 """

@@ -1,4 +1,4 @@
-"""What MLflow runs when a consumer loads one of our model versions as a pyfunc ("models from code", no pickle).
+"""The file that MLflow runs when a consumer loads a model version as a pyfunc ("models from code", no pickle).
 
 `push` stores a copy of this file with every version. It needs only that `segpipe` is installed, and imports public
 names only, so that later versions of segpipe can run it.

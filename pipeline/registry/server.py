@@ -1,4 +1,4 @@
-"""Which MLflow server, and how it is asked: few and short retries, errors that name it, no global state."""
+"""The MLflow server: its URI, clients with few and short retries, errors that name it, no global state."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def _first(uri: str) -> Iterator[None]:
 
 
 def default_sqlite(uri: str) -> str:
-    """Where a URI that names no server is looked up: the SQLite file of the default output directory.
+    """The SQLite file of the default output directory, used for a URI that names no server.
 
     Raises:
         TrackingError: there is none.

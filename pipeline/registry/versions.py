@@ -1,4 +1,4 @@
-"""MLflow as the registry: bundles are pushed as model versions, and pulled by name. The only MLflow file of `model`.
+"""Model versions in MLflow: push bundles, fetch them by name, move aliases.
 
 A version holds the bundle's two files, and what MLflow needs to load them as a pyfunc. `pull` reads only the two
 files: neither code nor pickle from a registry is ever executed. MLflow's global state (active run, tracking URI of
@@ -249,7 +249,7 @@ def _requirements() -> list[str]:
 
 
 def _version_places(client: MlflowClient, uri: str) -> tuple[list[str], dict[str, str]]:
-    """Where the bundle of a models:/ URI may be, and the tags of its version, which name its digests."""
+    """Possible places of the bundle of a models:/ URI, and the tags of its version, which hold its digests."""
     asked = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))?", uri)
     if asked is None:
         raise BundleError(f"{uri} is no model", "write models:/NAME/VERSION or models:/NAME@ALIAS")
@@ -273,7 +273,7 @@ def _version_places(client: MlflowClient, uri: str) -> tuple[list[str], dict[str
 
 
 def _run_places(client: MlflowClient, uri: str) -> tuple[list[str], dict[str, str]]:
-    """Where the bundle of a runs:/ URI may be: in a model that the run logged, else among its artifacts."""
+    """Possible places of the bundle of a runs:/ URI: in a model that the run logged, else among its artifacts."""
     run_id, _, path = uri.removeprefix("runs:/").strip("/").partition("/")
     run = or_none(client.get_run, run_id)
     if run is None:

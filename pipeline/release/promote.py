@@ -1,4 +1,4 @@
-"""The verb promote: challenger × champion, judged on the same test split, -> decision; the alias moves or it does not.
+"""The verb `promote`: judge challenger and champion on the same test split; move the alias if the challenger passes.
 
 The rules: the challenger's `promote.metric` must exceed the champion's by `promote.min_gain`, and no class in
 `promote.max_drop` may lose more IoU than it allows. With `min_gain` 0 an equal challenger is refused, since moving
@@ -42,7 +42,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate decided, and why."""
+    """The gate's decision, and its reasons."""
 
     state: Literal["promoted", "refused", "unchanged", "conflict"]
     """unchanged: it is the champion already. conflict: somebody else moved the alias meanwhile."""
@@ -75,7 +75,7 @@ def promote(recipe: Recipe, model: str | Bundle, *, manifest: Manifest | None = 
 
     A model that is not registered yet is registered first. Without a champion the challenger becomes it. Reports of
     the same bundle on the same split are used again. The decision is written to tags of the model version, to
-    decision.json beside the challenger's report, and into its page; the report is attached to the challenger's run.
+    decision.json next to the challenger's report, and into its page; the report is attached to the challenger's run.
 
     Args:
         recipe: its promote and registry sections are the rules.
@@ -110,7 +110,7 @@ def promote(recipe: Recipe, model: str | Bundle, *, manifest: Manifest | None = 
     if challenger.run_id is not None:
         try:
             log_report(judged, uri, challenger.run_id)
-        except TrackingError as error:  # the decision stands, and is written down elsewhere
+        except TrackingError as error:  # the decision stands, and is in decision.json
             logger.warning("the report is not attached to the run %s: %s", challenger.run_id, error.message)
     logger.info("%s version %s: %s; %s", name, version, decision.state, "; ".join(decision.reasons))
     return decision

@@ -1,8 +1,8 @@
 """A cache on the node's disk: entries by name, bounded in bytes, shared by any number of processes.
 
 An entry is one file that appears by renaming. It carries its name, its length and a checksum, so that one that was cut
-off, or is another's, is noticed, removed and fetched again. The sum of all entries is kept in a file beside them, under
-a lock held for microseconds; who finds it above the limit removes the entries that were not used for longest.
+off, or is another's, is noticed, removed and fetched again. The sum of all entries is kept in another file, under a
+lock held for microseconds; who finds it above the limit removes the entries that were not used for longest.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Cache:
         except FileNotFoundError:  # where it should come from
             raise
         except OSError as error:
-            raise StorageError(f"{self.folder}: {error}", "make room, or change compute.storage.cache_dir") from error
+            raise StorageError(
+                f"{self.folder}: {error}", "free some space, or change compute.storage.cache_dir"
+            ) from error
         finally:
             with suppress(OSError):
                 temporary.unlink()

@@ -1,4 +1,4 @@
-"""Local copies of what lies elsewhere, for readers that need a whole file or directory."""
+"""Local copies of remote files, for readers that need a whole file or directory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _downloads: dict[str, Path] = {}
 def local_file(uri: str) -> Path:
     """A local file with the content of a URI: itself, or a copy on the node's disk.
 
-    Copies lie in the cache that the recipe asks for; without one, in a folder of this process with room for the last
+    Copies lie in the cache that the recipe asks for; without one, in a folder of this process that holds the last
     4 GiB. Open it soon: a copy goes when others need its place.
 
     Raises:
@@ -108,7 +108,9 @@ def _inside(name: str, uri: str) -> Path:
     """A relative name as a path that cannot leave its directory."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise StorageError(f"{uri} holds a file named {name!r}, which would be written elsewhere", "do not use it")
+        raise StorageError(
+            f"{uri} holds a file named {name!r}, which would be written outside the folder", "do not use it"
+        )
     return Path(path)
 
 

@@ -1,4 +1,4 @@
-"""What the failures of stores mean, whatever library reports them: missing, forbidden, throttled, away, or damaged."""
+"""Translate failures of stores, whatever library reports them: missing, forbidden, throttled, unavailable, damaged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PATTERNS: Final = tuple((meaning, re.compile(words, re.IGNORECASE)) for meaning
 
 
 def meaning(text: str) -> Meaning:
-    """What an error message of a server or of a library speaks of."""
+    """Meaning of an error message of a server or of a library."""
     return next((name for name, pattern in _PATTERNS if pattern.search(text)), "unknown")
 
 
@@ -61,7 +61,7 @@ def failure(uri: str, verb: str, error: BaseException, what: Meaning | None = No
 
 
 def hint(uri: str) -> str:
-    """What to do about a store that does not answer."""
+    """Hint for a store that does not answer."""
     if is_local(uri):
         return "check the path and its permissions"
     if is_web(uri):
@@ -92,7 +92,7 @@ def translated(uri: str, verb: str) -> Iterator[None]:
             raise DataError(f"{uri!r:.300}: cannot be read ({os.strerror(error.errno)})", "check the path") from error
         if is_local(uri):
             raise StorageError(f"cannot {verb} {uri}: {error}", hint(uri)) from error
-        # Of denials only the class tells: a denied look has no message.
+        # Denials are known by their class only: a denied HEAD request has no message.
         raise failure(uri, verb, error, "forbidden" if isinstance(error, PermissionError) else None) from error
     except Exception as error:
         # botocore's own errors (no credentials, no connection) have no common base that could be named without

@@ -1,4 +1,4 @@
-"""Looking at files and reading them, by URI."""
+"""List and read files by URI."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def size_of(uri: str) -> int:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: the store does not tell.
+        StorageError: the store does not answer.
     """
     with translated(uri, "look at"):
         if is_local(uri):
@@ -211,11 +211,11 @@ def size_of(uri: str) -> int:
 
 
 def stamp(uri: str) -> str:
-    """Changes whenever the file is written anew: size and time locally, the ETag elsewhere. Reads no content.
+    """Changes whenever the file is written anew: size and time locally, the ETag remotely. Reads no content.
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: the store does not tell.
+        StorageError: the store does not answer.
     """
     with translated(uri, "look at"):
         if is_local(uri):
@@ -228,7 +228,7 @@ def stamps(uris: Iterable[str]) -> dict[str, str]:
     """The stamps of many files, with one listing per folder of a bucket. A missing file has none.
 
     Raises:
-        StorageError: a store does not tell.
+        StorageError: a store does not answer.
     """
     distinct = dict.fromkeys(uris)
     found = s3.stamps(uri for uri in distinct if not is_local(uri) and not is_web(uri))
@@ -238,7 +238,7 @@ def stamps(uris: Iterable[str]) -> dict[str, str]:
 
 
 def beside(uri: str) -> frozenset[str] | None:
-    """Endings of the files that accompany a remote one: `.tif.msk`, `.tif.aux.xml`, `.tfw`. None if nobody tells.
+    """Endings of the files that accompany a remote one: `.tif.msk`, `.tif.aux.xml`, `.tfw`. None if unknown.
 
     One request, where a library that tries each possible name makes a dozen.
 
@@ -260,7 +260,7 @@ def beside(uri: str) -> frozenset[str] | None:
 
 
 def concurrency(uris: Iterable[str], threads: int) -> int:
-    """How many threads should read: as given where all is local, enough to hide the way to a store where not."""
+    """Number of threads for reading: as given where all is local, enough to hide latency where not."""
     if all(is_local(uri) for uri in uris):
         return threads
     return max(threads, min(_MANY_READERS, settings.current().max_connections))

@@ -1,4 +1,4 @@
-"""Reading from https:// (and http://) servers, with retries. No listing and no writing: servers offer neither."""
+"""Read from https:// (and http://) servers, with retries. Servers offer no listing and no writing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def size(uri: str) -> int:
     """Bytes of a file."""
     length = head(uri).get("Content-Length", "")
     if not length.isdigit():
-        raise OSError(f"the server does not tell the size of {uri}")
+        raise OSError(f"the server does not send the size of {uri}")
     return int(length)
 
 

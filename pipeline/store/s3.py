@@ -1,4 +1,4 @@
-"""Buckets, through s3fs. The only file that knows it."""
+"""Access to S3 buckets through s3fs; the only file that imports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How stores are reached: one section of the recipe and AWS's environment variables, said to each library its own way.
+"""Settings of stores: one section of the recipe and AWS's environment variables, translated for each library.
 
 `configure` puts the section into the environment, so that child processes find it; `environment()` is what workers on
 other machines need. Credentials are never among it: every node finds its own where AWS's tools look for them.
@@ -128,7 +128,7 @@ def gdal_env() -> dict[str, str]:
 
 
 def gdal_credentials() -> dict[str, str]:
-    """The same credentials that s3fs uses, as GDAL options; none if requests are not signed or there are none.
+    """The credentials that s3fs uses, as GDAL options; none if requests are not signed or there are none.
 
     GDAL's own search knows neither single sign-on nor credential processes.
     """

@@ -1,4 +1,4 @@
-"""Writing by URI: at once, so that whoever looks sees the old content or the new one."""
+"""Write by URI, atomically: a reader sees the old content or the new one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_json(uri: str, value: Any) -> None:
 
 
 def nan_to_null(value: Any) -> Any:
-    """The same plain tree with null where a number is NaN or infinite, which JSON does not have."""
+    """Replace NaN and infinite numbers in a plain tree by null, since JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -106,7 +106,7 @@ def upload_dir(local: Path, uri: str, *, last: str | None = None) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new name beside the target, on the same disk, that takes the target's place if the block succeeds."""
+    """A new name in the folder of the target, on the same disk, that takes the target's place if the block succeeds."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.{end}") for end in ("tmp", "old"))
     try:

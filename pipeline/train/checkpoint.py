@@ -1,4 +1,4 @@
-"""Everything needed to continue, written so that a kill at any moment leaves the newest whole one to be found.
+"""Checkpoints: everything needed to continue; after a kill at any moment the newest whole one is found.
 
     <run_uri>/checkpoints/step-00000100/state.pt     tensors and plain values, read with weights_only
                                         meta.json    written last: a directory without it is not a checkpoint
@@ -70,7 +70,7 @@ def start_of(run_uri: str) -> int:
 
 
 def next_step(run_uri: str) -> str:
-    """What the same command does after a run ended early, for a message."""
+    """Message about what the same command does after a run ended early."""
     try:
         step = start_of(run_uri)
     except StorageError:

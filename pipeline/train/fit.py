@@ -77,7 +77,7 @@ def fit(
         overwrite: begin again, even if there is a finished run or one to go on with.
         register: make the bundle a version of the registered model.
         parent: the search that this is a trial of.
-        host: whom the loop tells, where it runs in this process.
+        host: gets the reports of the loop, where it runs in this process.
         callbacks: of Ray Train, where it runs there.
         progress: called as progress(steps done, steps, note); by default a bar on a terminal, lines in a log.
 
@@ -136,7 +136,7 @@ def _on_ray() -> Any:
 
 
 def _agreed(world: World, make: Callable[[], RunPayload]) -> RunPayload:
-    """What the leader makes, on all ranks; if it fails, all fail alike."""
+    """Make the payload on the leader and send it to all ranks; if it fails, all fail alike."""
     if world.size == 1:
         return make()
     box: list[Any] = [None]

@@ -1,4 +1,4 @@
-"""Whom the loop tells: the one that runs it (`Host`) and the one that writes numbers down (`Tracker`)."""
+"""Receivers of what the loop reports: who runs it (`Host`), and who records its metrics (`Tracker`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BUNDLE: Final = "bundle"
 
 
 def run_name(fingerprint: str, manifest_digest: str) -> str:
-    """What is computed names a run's directory: the recipe and the data."""
+    """Name of a run's directory: made of the recipe and the data that it computes from."""
     return f"{fingerprint}-{manifest_digest[:8]}"
 
 
@@ -36,7 +36,7 @@ class LocalHost:
 
 
 class NoTracker:
-    """For ranks that do not lead."""
+    """Tracker of ranks other than the leader."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Forget the numbers."""

@@ -1,8 +1,8 @@
-"""The loop: the same one under python, torchrun and Ray Train.
+"""The training loop: the same one under python, torchrun and Ray Train.
 
 A step: batch to the device, forward under autocast, local sums of the loss, sums over all ranks, the value they give,
 backward (DDP averages), unscale and clip, update at the step's rate, moving average. Then, where due: log, validate,
-checkpoint, report. Nothing waits for the device between two logged steps, and only there do ranks tell each other which
+checkpoint, report. Nothing waits for the device between two logged steps, and only there do ranks exchange which
 windows they could not read.
 
 Gradients are those of the global batch: with local sums s_r and their total S, every rank differentiates
@@ -44,7 +44,7 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 @dataclass(frozen=True)
 class Job:
-    """What the loop is told besides its parts."""
+    """Settings of the loop, apart from its parts."""
 
     train: recipe.Train
     run_uri: str
@@ -57,7 +57,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out. The network that was passed in now holds the weights to keep (those of the moving average)."""
+    """Result of the loop. The network passed in now holds the weights to keep (those of the moving average)."""
 
     step: int
     started_at: int
@@ -68,7 +68,7 @@ class Outcome:
     """Of the last validation."""
 
 
-def train(  # noqa: PLR0913 - the parts of a fit, each from another room
+def train(  # noqa: PLR0913 - the parts of a fit, each from another package
     job: Job,
     *,
     network: nn.Module,
@@ -157,7 +157,7 @@ def _add_up(tally: Tally, world: World) -> None:
     """Count what any rank could not read; all of them know it then, and all fail if it is too much."""
     if world.size == 1:
         tally.add(tally.take())
-    elif tally.most:  # without tolerance there is nothing to tell: the rank that met it has failed
+    elif tally.most:  # without tolerance nothing is exchanged: the rank that met it has failed
         everywhere: list[list[Replaced]] = [[] for _ in range(world.size)]
         dist.all_gather_object(everywhere, tally.take())
         tally.add(itertools.chain.from_iterable(everywhere), say=world.leader)

@@ -1,4 +1,4 @@
-"""The tracker: numbers over steps, as JSON lines always, and in MLflow if there is a server.
+"""The tracker: metrics over steps, as JSON lines always, and in MLflow if there is a server.
 
 MLflow takes seconds to import and a server may be slow or away; the first step waits for neither. So mlflow is
 imported by the functions that need it, of which the worker's run in a background thread. Whoever called `fit` opens
@@ -242,7 +242,7 @@ class Tracker:
         self._queue.put(row)
 
     def close(self) -> None:
-        """Send what is left, for a limited time; the rest is kept beside the metrics for whoever closes the run."""
+        """Send what is left, for a limited time; the rest is kept in a file, and sent when the run is closed."""
         self._closing.set()
         self._thread.join(_CLOSE_S)
 

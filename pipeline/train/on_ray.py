@@ -76,7 +76,7 @@ def preflight(compute: Compute) -> None:
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     there = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
-    # What an autoscaler may still add; only Ray's own state tells.
+    # What an autoscaler may still add; only Ray's own state knows.
     limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
     most = {kind: max(count, limits.get(kind, 0)) for kind, count in there.items()}
     data = compute.data_cpus if compute.feed == "ray" else 0
@@ -178,7 +178,7 @@ def _places(node: dict[str, float], cpus: float, gpus: float) -> int:
 
 
 def _on_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What Ray Train runs on every rank."""
+    """The function that Ray Train runs on every rank."""
     payload: RunPayload = config[_PAYLOAD]
     world = World.detect()
     log.setup(rank=world.rank)

@@ -1,4 +1,4 @@
-"""What the workers of a run, and the trials of a search, get from the process that starts them."""
+"""Payloads: what workers of a run and trials of a search get from the process that starts them."""
 
 from __future__ import annotations
 

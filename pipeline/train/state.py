@@ -1,4 +1,4 @@
-"""What training changes: weights, moving average, optimiser, loss scale; and how one update changes it."""
+"""The state of training: weights, moving average, optimiser, loss scale; and one update of it."""
 
 from __future__ import annotations
 

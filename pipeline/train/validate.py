@@ -1,4 +1,4 @@
-"""Scores of a network on the val split while it trains: windows side by side, counts added over ranks."""
+"""Validation during training: scores on the val split, from adjacent windows, counts added over ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every rank of a fit executes, whoever started it: plain JSON in, plain JSON out."""
+"""The worker: what every rank of a fit executes, in any runner."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def work(
 
     Args:
         payload: what `pipeline.train.fit` made.
-        host: whom to tell.
+        host: gets the reports of the loop.
         feed: where batches come from; by default threads of this process read them.
         device: by default as the recipe and the world say.
 
@@ -282,7 +282,7 @@ def _bundle(parts: _Parts, network: networks.Network, outcome: loop.Outcome) -> 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a rank knows before it builds anything."""
+    """Inputs of a rank before it builds anything."""
 
     payload: RunPayload
     recipe: Recipe
@@ -300,7 +300,7 @@ class _Parts:
 
     @cached_property
     def tally(self) -> Tally:
-        """Of the windows that the run could not read."""
+        """Tally of the windows that the run could not read."""
         return Tally(quarantine.limit(self.recipe.data))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a search does in MLflow beside its trials' own runs: closes those that nobody could, registers the best."""
+"""MLflow side of a search: close the runs that trials left open, register the best trial's bundle."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The search on Ray Tune: each trial is an actor that calls `fit`, whose workers Ray Train places beside it.
+"""The search on Ray Tune: each trial is an actor that calls `fit`, whose workers Ray Train places on the cluster.
 
 The actor takes no CPU, since Ray Data shares out whole ones; how many trials run at once is counted from what their
 workers and their reading need.
 
 Tune stops a trial by killing its actor, and what happens then to the workers and the placement group of its run is
 left to a process that needs Ray's dashboard. So here a trial that ASHA stops ends by itself: at each validation the
-run's controller asks at a desk whether it may go on, and at a no it raises, as it would at any other error. Only then
+run's controller asks the coordinator whether it may go on, and raises if not, as it would at any other error. Only then
 does Tune get the actor.
 """
 
@@ -161,7 +161,7 @@ def _train(config: dict[str, Any], payload: SearchPayload, coordinator: Any, nam
 
 
 def _row(number: int, trial: Any, payload: SearchPayload, manifest: Manifest) -> Trial:
-    """What became of one of Tune's trials."""
+    """Result of one of Tune's trials."""
     last = trial.last_result or {}
     reason = last.get("failure") or (_reason(trial) if trial.status == "ERROR" else "")
     score = None if reason or "score" not in last else float(last["score"])
@@ -198,7 +198,7 @@ class _Stopped(TrainingError):
 class _Ask(UserCallback):  # type: ignore[misc]  # Ray ships no types that we check
     """Asks at each validation whether to go on; runs in the controller of a trial's Ray Train run.
 
-    The last one is told by the trial itself, when its bundle is written: ASHA could stop it before.
+    The trial itself reports the last one, when its bundle is written: ASHA could stop it before.
     """
 
     def __init__(self, recipe: Recipe, coordinator: Any, trial: str) -> None:
@@ -217,7 +217,7 @@ class _Ask(UserCallback):  # type: ignore[misc]  # Ray ships no types that we ch
 
 
 class _Watch(tune.Callback):  # type: ignore[misc]
-    """Keeps the trials in the order they began, and tells how many have ended; runs in the driver."""
+    """Keep the trials in the order they began, and log how many have ended; runs in the driver."""
 
     def __init__(self, total: int, coordinator: Any, progress: Advance | None) -> None:
         self.begun: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What a search leaves: its trials, and which of them is the best, as records, JSON, CSV and text."""
+"""Results of a search: its trials and the best of them, as records, JSON, CSV and text."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found."""
+    """Result of a search."""
 
     uri: str
     metric: str
@@ -94,7 +94,7 @@ class SearchResult:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What the best trial changed."""
+        """Overrides of the best trial."""
         return self.best.overrides
 
     @property

@@ -48,7 +48,7 @@ def search(recipe: Recipe, *, manifest: Manifest | None = None, progress: Advanc
     Raises:
         RecipeError: the space cannot be, or there is no val split to judge by; before anything starts.
         DataError: scenes, labels or splits are not what the recipe says, or shards that are required are not there.
-        ClusterError: the cluster has no room for a single trial.
+        ClusterError: the cluster is too small for a single trial.
         TrackingError: the MLflow server does not answer, and `compute.tracking_required`.
         TrainingError: not one trial finished.
     """
@@ -110,7 +110,7 @@ def _open(recipe: Recipe, manifest: Manifest) -> SearchPayload:
 
 def _prepare(recipe: Recipe, manifest: Manifest) -> None:
     """What all trials find under the search's `compute.output`: statistics, and the indexes of classes that they draw
-    by, made now and once; and shards, of which there is told now if they are required and are not there."""
+    by, made now and once; and shards: required shards that are missing are an error now."""
     shards.of_training(recipe, manifest)
     drawing = [each for each in space.samplings(recipe) if class_index.needed(each.data.sampling)]
     by_cell = {class_index.cell_for(each.data.sampling): each for each in drawing}

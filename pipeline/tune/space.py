@@ -1,4 +1,4 @@
-"""The space of a search: dotted recipe paths and the values to try, as Optuna's distributions; a point is overrides."""
+"""The space of a search: dotted recipe paths and the values to try, as Optuna's distributions."""
 
 from __future__ import annotations
 

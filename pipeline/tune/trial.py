@@ -1,4 +1,4 @@
-"""What one trial is: a recipe with overrides, a directory of its own, a fit, and the MLflow run that belongs to it."""
+"""A trial of a search: a recipe with overrides, a directory of its own, a fit, and its MLflow run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def train(recipe: Recipe, payload: SearchPayload, callbacks: Sequence[Any]) -> B
 
 
 def run_id_of(payload: SearchPayload, point: Mapping[str, Any], name: str, manifest: Manifest) -> str | None:
-    """MLflow run of a trial, which its fit wrote beside its metrics; None if it did not come so far."""
+    """Id of a trial's MLflow run, which its fit wrote to the run's directory; None if it did not get so far."""
     try:
         run_uri = run_uri_of(recipe_of(payload, point, name), manifest)
     except RecipeError:

@@ -1,4 +1,4 @@
-"""The desk of a search: where trials ask after each validation whether they may go on. It knows no Ray."""
+"""The coordinator of a search: after each validation a trial asks it whether to continue. It imports no Ray."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class TrialCoordinator:
         self._ended[trial].set()
 
     async def stop(self, trial: str) -> None:
-        """Tell a trial to stop; returns when it has ended."""
+        """Stop a trial; returns when it has ended."""
         await self._answers[trial].put(False)
         await self._ended[trial].wait()

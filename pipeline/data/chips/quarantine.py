@@ -1,4 +1,4 @@
-"""Windows that cannot be read while work goes on: named, counted over all processes of a run, and limited in number."""
+"""Windows that cannot be read during a run: recorded, counted over all processes, and limited in number."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Replaced:
 
     @property
     def text(self) -> str:
-        """The same as a line."""
+        """One line of text."""
         return _line(self.row)
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a run left out: scenes, by id, that `index` could not read, and windows."""
+    """Data that a run left out: scenes, by id, that `index` could not read, and windows."""
 
     scenes: tuple[tuple[str, str], ...] = ()
     windows: tuple[Replaced, ...] = ()
@@ -70,17 +70,17 @@ class LeftOut:
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """For each its scene, place in it and reason; empty if nothing was left out."""
+        """Scene, place in it and reason of each; empty if nothing was left out."""
         return [*((scene, "all of it", reason) for scene, reason in self.scenes), *(one.row for one in self.windows)]
 
     @property
     def lines(self) -> list[str]:
-        """The same for people."""
+        """Lines of text, one for each row."""
         return [_line(row) for row in self.rows]
 
 
 def limit(data: Data) -> int:
-    """How many windows a recipe lets fail; 0: none."""
+    """Number of windows that may fail by the recipe; 0: none."""
     return data.on_error.max if isinstance(data.on_error, Quarantine) else 0
 
 
@@ -110,7 +110,7 @@ class Tally:
         self._noted += replaced
 
     def take(self) -> list[Replaced]:
-        """What was noted since this was last asked."""
+        """Return what was noted since the last call."""
         taken, self._noted = self._noted, []
         return taken
 
@@ -149,7 +149,7 @@ def write(run_uri: str, found: LeftOut) -> None:
 
 
 def read(run_uri: str) -> LeftOut:
-    """What `write` kept; nothing if there is no such file.
+    """Read what `write` stored; empty if there is no such file.
 
     Raises:
         DamagedError: the file is damaged.

@@ -1,4 +1,4 @@
-"""Reading image and label at a window of a scene, wherever its pixels lie: one file, several, or a part of one."""
+"""Raw chips: image, validity and mask of a window, from one file, several files, or a part of one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class RawChip:
-    """What lies at a window: image [C, h, w], validity [h, w] and annotation [h, w] or [K, h, w].
+    """Data of a window: image [C, h, w], validity [h, w] and annotation [h, w] or [K, h, w].
 
     The annotation is IGNORE where nothing is annotated, and is not yet where the image is not valid.
     """
@@ -47,7 +47,7 @@ class RawChip:
         return RawChip(self.image[area], self.valid[area], self.mask[area])
 
     def copy(self) -> RawChip:
-        """The same in memory of its own."""
+        """A copy in memory of its own."""
         return RawChip(self.image.copy(), self.valid.copy(), self.mask.copy())
 
     def finished(self, fill: Sequence[float]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
@@ -117,13 +117,13 @@ def pixels(
 
 
 def of_scene(scene: Scene, reading: Reading) -> Reading:
-    """How the image of a scene is read: the bands that `index` found to be those of the manifest."""
+    """The `reading` section for the image of a scene, with the bands that `index` matched to the manifest's."""
     return with_bands(reading, scene.bands) if scene.bands else reading
 
 
 @lru_cache(256)
 def with_bands(reading: Reading, bands: tuple[int, ...]) -> Reading:
-    """The same for bands given by number from 1."""
+    """The `reading` section with bands given by number from 1."""
     return reading.model_copy(update={"bands": bands})
 
 
@@ -139,7 +139,7 @@ def levels(image: str, reading: Reading) -> tuple[Shape, ...]:
 
 
 def resampled(cut: RawChip, scene: Scene, window: Window, shape: Shape) -> RawChip:
-    """What `read` gives at a window with `shape` where it reads the finest level, made of what it gives without.
+    """Resample a raw chip that was read without `shape`, where `read` with `shape` would read the finest level.
 
     Equal to that once it is `finished`: under invalid pixels lie other values.
     """
@@ -162,7 +162,7 @@ def _end_at_edges(scene: Scene, window: Window, valid: NDArray[np.bool_]) -> Non
 
 
 def _well_inside(scene: Scene, footprint: str, window: Window, data: Data, shape: Shape) -> NDArray[np.bool_]:
-    """Which pixels of a coarse level that is resampled to `shape` are made of pixels in the footprint only: [h, w]."""
+    """Pixels of a coarse level, resampled to `shape`, that are made of pixels in the footprint only: [h, w]."""
     # A pixel of the level that is read is not larger than one of the result, and may reach so far beyond it.
     down, right = (math.ceil(max(1.0, side / size)) + 1 for side, size in zip(window[2:4], shape, strict=True))
     row, col, height, width = window.row - down, window.col - right, window.height + 2 * down, window.width + 2 * right
@@ -187,7 +187,7 @@ def reader_of(scene: Scene, data: Data, normalisation: Normalisation | None = No
 
 
 def _inside(first: int, length: int, size: int, total: int) -> slice:
-    """Which of `size` resampled pixels over [first, first + length) are made of pixels in [0, total) only."""
+    """The slice of `size` resampled pixels over [first, first + length) that are made of pixels in [0, total) only."""
     scale = length / size
     # A resampled pixel is also made of its neighbours, which are as large as a pixel of either size.
     reach = 0.0 if scale == 1 else max(1.0, scale)

@@ -1,4 +1,4 @@
-"""All access to files, in one place: which scenes there are, their headers, pixels, labels, and how long reading takes.
+"""Access of the doctor to files: headers, pixels, labels and timed reads of the scenes.
 
 Nothing that is wrong with a scene is raised; it is returned, so that the audit goes on.
 """
@@ -184,7 +184,7 @@ def stamp(entry: Entry, data: Data) -> str:
 
 
 def alpha(entry: Entry, data: Data) -> AlphaValues | None:
-    """What the band that a file tags as alpha holds in some blocks; None without one.
+    """Values of the band that a file tags as alpha, from some blocks; None without one.
 
     Raises:
         DataError: it cannot be read.
@@ -201,7 +201,7 @@ def valid_at(entry: Entry, place: tuple[int, int], data: Data) -> bool:
 
 
 def seconds(entry: Entry, windows: Sequence[Window], data: Data, *, instead: Path | None = None) -> tuple[float, ...]:
-    """How long reading each window takes, from the scene's file or from a copy, opened before and not yet decoded.
+    """Seconds to read each window, from the scene's file or from a copy, opened before and not yet decoded.
 
     Raises:
         DataError: it cannot be read.
@@ -307,7 +307,7 @@ def _small(height: int, width: int) -> tuple[int, int]:
 
 
 def _one_plane(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Of a multi-label mask [K,h,w] the last class that is there, and K for none [h,w]; others stay as they are."""
+    """Reduce a multilabel mask [K,h,w] to ids of the last class present, K for none [h,w]; return others unchanged."""
     if mask.ndim == 2:
         return mask
     ids = np.full(mask.shape[1:], len(mask), np.uint8)

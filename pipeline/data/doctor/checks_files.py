@@ -1,4 +1,4 @@
-"""Findings about files: what cannot be read, what does not fit together, grids, sizes."""
+"""Findings about files: unreadable files, missing partners, grids, sizes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _not_fetched(seen: Evidence) -> Iterator[Finding]:
             "not_fetched",
             "error",
             f"{len(of):,} {what}: {names}{' ...' if len(of) > 3 else ''}.",
-            "Their content is elsewhere, so they are left out of what is found, or cannot be read.",
+            "Their content was not fetched, so they are not found, or cannot be read.",
             "fetch them" if commands else "make the links lead to files, or take them away",
             "\n".join(commands[:_COMMANDS]),
             rank=0,

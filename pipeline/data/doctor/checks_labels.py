@@ -1,4 +1,4 @@
-"""Findings about labels: unknown codes, nothing annotated, classes that are missing or rare, labels that lie beside."""
+"""Findings about labels: unknown codes, nothing annotated, classes that are missing or rare, misaligned labels."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _unknown(seen: Evidence) -> Iterator[Finding]:
 
 
 def _meaning(seen: Evidence, codes: Sequence[str], num_codes: int) -> tuple[str, str]:
-    """What to do about codes that no class claims, and the lines of the recipe: the likeliest meaning first."""
+    """Fix for codes that no class claims, and the lines of the recipe, the likeliest first."""
     if num_codes > _SOFT:
         return "so many codes look like soft edges or JPEG: give a threshold", "data:\n  label: {threshold: 128}"
     counts = class_counts(seen)
@@ -166,7 +166,7 @@ def _never_valid(seen: Evidence) -> Iterator[Finding]:
 
 
 def _contradictions(seen: Evidence) -> Iterator[Finding]:
-    """What `index` refuses of the labels as a whole."""
+    """Problems of the labels as a whole that `index` would refuse."""
     looks = {i: t.label for i, t in seen.tallies.items()}
     for error in consistency.contradictions(looks, {i: t.counts for i, t in seen.tallies.items()}, seen.classes):
         yield Finding("label_contradictions", "error", f"{error.message}.", "`index` refuses this.", error.hint, rank=3)
@@ -351,9 +351,9 @@ def _shift(where: str, shift: Shift, alike: int, scenes: Sequence[str]) -> Findi
     return Finding(
         "shifted_labels",
         "error" if shift.gain >= _CERTAIN_GAIN else "warning",
-        f"In {where}, labels lie about {shift.pixels:.1f} pixels beside what they describe: {alike} of {len(scenes)} "
-        f"scenes show the same shift by themselves. Moved {move}, label edges meet {shift.gain:.2f} times as much "
-        "change in the image, and the classes differ more.",
+        f"In {where}, labels lie about {shift.pixels:.1f} pixels away from what they describe: {alike} of "
+        f"{len(scenes)} scenes show the same shift by themselves. Moved {move}, label edges meet {shift.gain:.2f} "
+        "times as much change in the image, and the classes differ more.",
         "The network learns the offset, or learns blurred edges, and scores are too low or too high by as much.",
         f"look at some chips with their masks; if it is so, move the labels {move} (change the label's transform) or "
         "get better ones",
@@ -370,9 +370,9 @@ def _look_at(found: Mapping[str, Shift], num_scenes: int, severity: Severity) ->
     return Finding(
         "shifted_labels",
         severity,
-        f"In {len(found)} of {num_scenes} scenes, label edges meet more change in the image a little beside where they "
-        f"are: {listed}{more}. The other scenes do not show such a shift.",
-        "A label that lies beside teaches blurred edges. Shadows, verges, and labels that are drawn too wide look the "
+        f"In {len(found)} of {num_scenes} scenes, label edges meet more change in the image a little away from where "
+        f"they are: {listed}{more}. The other scenes do not show such a shift.",
+        "A misaligned label teaches blurred edges. Shadows, verges, and labels that are drawn too wide look the "
         "same to this measure, so it is no reason to move anything.",
         "look at these scenes with their masks",
         "",

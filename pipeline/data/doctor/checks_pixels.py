@@ -1,4 +1,4 @@
-"""Findings about pixel values: dead bands, bands that tell the label, scenes that stand apart, saturation."""
+"""Findings about pixel values: constant bands, bands that predict the label, outlying scenes, saturation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _dead(seen: Evidence) -> Iterator[Finding]:
                 "dead_band",
                 "warning",
                 f"Band {name} is {next(iter(value_in.values())):g} in every pixel that was read.",
-                "It costs memory and time and tells nothing; dividing by its deviation of zero is avoided, not useful.",
+                "It costs memory and time and holds no information; dividing by its deviation of zero is avoided.",
                 "leave the band out of the files, or find out why it is empty",
                 f"gdal_translate {_others(seen.bands, name)} IN.tif OUT.tif",
                 rank=20,
@@ -163,7 +163,7 @@ def _others(bands: tuple[str, ...], name: str) -> str:
 
 
 def _leaking(seen: Evidence) -> Iterator[Finding]:
-    """Bands that hold a map of the classes, and bands of measurements that tell them: the latter is the task itself."""
+    """Bands that hold a map of the classes, and measured bands that predict them: the latter is the task itself."""
     usable = [s for _, s in seen.usable if s.values.shape[1]]
     rules = distributions.predicted_by_one_band([s.values for s in usable], [s.ids for s in usable])
     leaking = [r for r in rules if _is_class_map(r) or _tells_alone(r, rules)]
@@ -172,8 +172,8 @@ def _leaking(seen: Evidence) -> Iterator[Finding]:
         yield Finding(
             "leaking_band",
             "warning",
-            f"{number} that alone {'tell' if len(leaking) > 1 else 'tells'} the classes, by a rule from value to class "
-            f"tried on scenes it was not made from: {'; '.join(_rule(r, seen) for r in leaking)}.",
+            f"{number} that alone {'predict' if len(leaking) > 1 else 'predicts'} the classes, by a rule from value to "
+            f"class tried on scenes it was not made from: {'; '.join(_rule(r, seen) for r in leaking)}.",
             "It looks like a map of the classes, not like a measurement. Where it comes from the label, scores are not "
             "those of the task, and a model fails where the band is missing or was not made from the label.",
             "find out where the band comes from; if from the label, leave it out",
@@ -199,7 +199,7 @@ def _is_class_map(rule: BandRule) -> bool:
 
 
 def _tells_alone(rule: BandRule, rules: Sequence[BandRule]) -> bool:
-    """Whether one band of many values tells three classes or more, and no other band comes near: no sensor does so."""
+    """Whether one band of many values predicts three classes or more, and no other band comes near it."""
     others = [r.accuracy for r in rules if r.band != rule.band]
     far = bool(others) and 1 - max(others) >= _ALONE_ERRORS * max(1 - rule.accuracy, 0.001)
     return rule.num_classes > 2 and rule.iou >= _ALONE_IOU and far

@@ -1,4 +1,4 @@
-"""Findings about what a recipe asks of the data and they cannot take: it would be refused when training begins."""
+"""Findings about the recipe: normalisation and augmentation that training would refuse on these data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings about splits: empty ones, groups in several, and the same ground or the same content in two of them."""
+"""Findings about splits: empty splits, groups in several splits, ground or content shared by two splits."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _within(pairs: Sequence[Pair]) -> Iterator[Finding]:
 
 def _empty(seen: Evidence) -> Iterator[Finding]:
     if not any(e.split for e in seen.entries):
-        return  # that the split could not be made is said elsewhere
+        return  # another check reports that the split could not be made
     judged = seen.recipe.evaluate.split
     if not seen.split("train"):
         yield Finding(
@@ -150,7 +150,7 @@ def _groups(seen: Evidence) -> Iterator[Finding]:
         f"splits: {', '.join(shared[:_SHOWN])}"
         + (f" and {len(shared) - _SHOWN} more." if len(shared) > _SHOWN else "."),
         "If a group is a place, a patient or a slide, what is tested is known from training. If it is only what scores "
-        "are reported by, such as a modality, the test tells how well known groups are done, and nothing of new ones.",
+        "are reported by, such as a modality, the test measures known groups, and says nothing about new ones.",
         "to learn about new groups, hold whole groups out: correct the table, or split by a hash of the group",
         "data:\n  split: {kind: hash, group: '^([^_-]+)', test: 0.2}"
         if all(re.match(r"([^_-]+)", e.id + "_")[0] == e.group for e in seen.entries)  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Findings about storage: how much must be decoded for one chip, what would be faster, and by how much, measured."""
+"""Findings about storage: bytes decoded per chip, and measured alternatives."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Trial:
 
     @property
     def gain(self) -> float:
-        """How many times faster the copy is."""
+        """Speed-up of reading the copy."""
         return self.now / max(self.tiled, 1e-9)
 
 
@@ -117,7 +117,7 @@ def trial(entry: Entry, seen: Evidence) -> Trial | None:
 
 
 def command(entry: Entry, size: int) -> str:
-    """What rewrites an image in tiles."""
+    """The command that rewrites an image in tiles."""
     target = entry.image.rpartition(".")[0] + ".tiled.tif"
     options = f"-co BLOCKSIZE={best_tile(size)[0]} -co COMPRESS=DEFLATE -co PREDICTOR=YES -co BIGTIFF=IF_SAFER"
     return f"gdal_translate -of COG {options} {shlex.quote(entry.image)} {shlex.quote(target)}"
@@ -199,7 +199,7 @@ def _locality(seen: Evidence, slow: set[str]) -> Iterator[Finding]:
         f"Images have tiles of {tile} pixels: a chip of {sampling.size} at a random place decodes {alone:.1f} times "
         f"its own pixels. Nine chips from each block of {tiles} × {tiles} tiles would decode {together:.1f}.",
         f"Reading would take about {together / alone:.0%} of the time.",
-        "draw several chips from one block; batches stay mixed over a pool of blocks",
+        "draw several chips from one block; batches are still shuffled over a pool of blocks",
         f"data:\n  sampling: {{kind: uniform, locality: {{tiles: {tiles}, chips: 9, tile: {tile}}}}}",
         rank=50,
     )

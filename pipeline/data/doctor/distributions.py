@@ -1,4 +1,4 @@
-"""Distributions of pixel values: of bands, of classes within bands, and of scenes against each other. Pure numpy."""
+"""Distributions of pixel values by band, class and scene. Pure numpy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def band_rows(values_of: Mapping[str, Sequence[NDArray[Any]]], names: Sequence[s
 
 @dataclass(frozen=True)
 class BandRule:
-    """How well one band alone tells the classes, by a rule from its value to a class, in pixels it was not made from.
+    """Accuracy of one band alone as a predictor of the classes: a rule from value to class, on held-out pixels.
 
     Attributes:
         band: position of the band, from 0.
@@ -81,7 +81,7 @@ class BandRule:
 
     @property
     def gain(self) -> float:
-        """How far the mean IoU lies above that of the most frequent class everywhere: 0 not at all, 1 as far as it can.
+        """Gain of the mean IoU over that of the most frequent class everywhere, from 0 to 1 (the largest possible).
 
         IoU and not accuracy, which is high for any rule where one class is nearly everywhere.
         """
@@ -90,7 +90,7 @@ class BandRule:
 
 
 def predicted_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[np.uint8]]) -> list[BandRule]:
-    """For each band a rule value -> class, made from half of the scenes and tried on the other half.
+    """Fit a rule value -> class for each band on half of the scenes, and test it on the other half.
 
     The rule is the class that is most frequent at the value.
 
@@ -136,7 +136,7 @@ def predicted_by_one_band(values: Sequence[NDArray[Any]], ids: Sequence[NDArray[
 
 
 def _levels(values: NDArray[Any]) -> NDArray[Any]:
-    """Where one level of a band's values ends and the next begins: each value alone where there are few."""
+    """Edges between levels of a band's values: each value is a level where there are few."""
     distinct = np.unique(values)
     if len(distinct) <= _LEVELS:
         return distinct[1:]
@@ -161,7 +161,7 @@ def _stepped(values: NDArray[Any], classes: NDArray[np.int64]) -> bool:
 
 
 def apart(medians: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each scene's median lies from that of all scenes, per band [S,C], in robust standard deviations.
+    """Distance of each scene's median from that of all scenes, per band [S,C], in robust standard deviations.
 
     The unit is the median absolute deviation (Iglewicz & Hoaglin, "How to detect and handle outliers", 1993), but at
     least 5 % of the median and a quarter of the usual deviation within a scene: scenes that are much alike would stand
@@ -188,7 +188,7 @@ def piled_up(values: NDArray[Any]) -> float:
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """From the 0.1st to the 99.9th percentile, so that few strange pixels do not flatten the picture."""
+    """The 0.1st and the 99.9th percentile, so that outliers do not flatten the histogram."""
     low, high = np.percentile(values, (0.1, 99.9)).tolist()
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 

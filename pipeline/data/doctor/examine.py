@@ -1,4 +1,4 @@
-"""The verb: look at everything, judge it, write the page."""
+"""The verb `doctor`: read the data, judge them, write the report and its page."""
 
 from __future__ import annotations
 

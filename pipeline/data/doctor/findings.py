@@ -1,4 +1,4 @@
-"""What an audit is made of: findings, what was seen of each scene, and sums over all of them."""
+"""Records of an audit: findings, samples of scenes, and totals."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Entry(SceneFiles):
         info: header of the image's file; None where it could not be opened.
         num_bytes: size of the image's files.
         problems: what is wrong with its files, as (message, hint).
-        beside: its footprint, if no shape of it touches the scene, else empty.
+        misses: its footprint, if no shape of it touches the scene, else empty.
         origin, size: first pixel, height and width in the file, where a scene is a part of it.
         bands: as of a Scene; the names in `info` are those of these bands.
     """
@@ -79,14 +79,14 @@ class Entry(SceneFiles):
 
     @property
     def grid(self) -> Grid:
-        """Of the scene; without pixels where it could not be opened."""
+        """Grid of the scene; without pixels where it could not be opened."""
         if self.info is None:
             return Grid(0, 0)
         return self.info.grid if self.size is None else self.info.grid.part(*self.origin, *self.size)
 
     @property
     def num_pixels(self) -> int:
-        """Of all slices; 0 where it could not be opened."""
+        """Number of pixels of all slices; 0 where it could not be opened."""
         return self.grid.height * self.grid.width * (self.info.slices if self.info else 1)
 
 
@@ -112,7 +112,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Sample:
-    """What reading some windows of one scene told.
+    """Result of reading some windows of one scene.
 
     Attributes:
         id: of the scene.
@@ -271,7 +271,7 @@ class Audit:
         return bool(self.errors)
 
     def text(self) -> str:
-        """For a terminal: what was found, and where the page is."""
+        """Text for a terminal: the findings, and the path of the page."""
         lines = [_as_text(finding) for finding in self.findings]
         verdict = "training would be wrong" if self.wrong else "nothing stands against training"
         return "\n".join([*lines, f"{verdict}: {store.join(self.uri, HTML_NAME)}"])
@@ -300,6 +300,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def _as_text(finding: Finding) -> str:
-    """What was seen, what to do, and the command or the lines of the recipe."""
+    """Text of a finding: description, fix, and the command or the lines of the recipe."""
     below = [f"-> {finding.fix}", *(f"   {line}" for line in finding.command.splitlines())]
     return "\n".join([f"{finding.severity:<7}  {finding.what}", *(f"{'':<9}{line}" for line in below)])

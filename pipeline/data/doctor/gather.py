@@ -1,4 +1,4 @@
-"""Gathering: everything that is read, before anything is judged."""
+"""Read everything that the checks need, before anything is judged."""
 
 from __future__ import annotations
 

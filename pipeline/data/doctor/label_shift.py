@@ -1,8 +1,8 @@
-"""Do labels lie where the image changes? The edges of labels are laid over those of the image, shifted a little.
+"""Estimate whether labels are misaligned: correlate label edges with image edges at small shifts.
 
-Where a label is well placed, its edges meet most of the image's change without a shift. A better place elsewhere is
+Where a label is well placed, its edges meet most of the image's change without a shift. A better shift is
 suspected only if two disjoint halves of what was read agree on it. That is not enough: labels that are drawn too wide,
-beside things with a shadow or a verge on one side, meet stronger edges a few pixels away, too. So a shift is believed
+next to things with a shadow or a verge on one side, meet stronger edges a few pixels away, too. So a shift is believed
 only if most of many scenes show the same one, each by itself, and if classes differ more in the image there.
 """
 
@@ -43,7 +43,7 @@ Surface = tuple[NDArray[np.float64], float]
 
 @dataclass(frozen=True)
 class Shift:
-    """How far the label lies from the image: to bring it there, move it down by `rows` and right by `cols` pixels.
+    """Misalignment of a label: move it down by `rows` and right by `cols` pixels to align it.
 
     `gain` is the image change under the label's edges there, in units of that where they are now.
     """
@@ -82,7 +82,7 @@ def surface(pixels: NDArray[Any], valid: NDArray[np.bool_], mask: NDArray[np.uin
 
 
 def explained(pixels: NDArray[Any], valid: NDArray[np.bool_], mask: NDArray[np.uint8]) -> Surface | None:
-    """How much of the image's variance the classes explain (correlation ratio), for all small shifts of the mask.
+    """Share of the image's variance that the classes explain (correlation ratio), for all small shifts of the mask.
 
     The arguments are those of `surface`. At most three bands and four classes are looked at; the weight is the number
     of labelled pixels, and values are multiplied by it, so that surfaces can be added.
@@ -127,7 +127,7 @@ def add(surfaces: Iterable[Surface | None]) -> Surface:
 
 
 def suspect(halves: Sequence[Surface]) -> Shift | None:
-    """The shift that two halves of the evidence agree on; None if labels may well lie right, or nobody can tell."""
+    """The shift that two halves of the evidence agree on; None if labels may be right, or the evidence is too weak."""
     if len(halves) != 2 or any(weight < _MIN_EDGE_PIXELS for _, weight in halves):
         return None
     total, weight = add(halves)
@@ -166,7 +166,7 @@ def explains(variance: Surface, shift: Shift) -> bool:
 
 
 def _is_ridge(total: NDArray[np.float64]) -> bool:
-    """Whether shifts far from the best one are nearly as good: along a line nobody can tell."""
+    """Whether shifts far from the best one are nearly as good: along a line the shift is not determined."""
     row, col = _peak(total)
     steps = np.arange(-REACH, REACH + 1)
     far = np.hypot(*np.meshgrid(steps - row, steps - col, indexing="ij")) > _RIDGE_PIXELS
@@ -188,7 +188,7 @@ def label_edges(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def change(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How much the image changes at each pixel [h,w]: gradients of the smoothed bands, all bands with equal say.
+    """Gradient magnitude of the image at each pixel [h,w]: of the smoothed bands, all bands with equal weight.
 
     It is 0 near invalid pixels, whose border is no edge of what is seen.
     """

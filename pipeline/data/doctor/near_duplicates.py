@@ -1,4 +1,4 @@
-"""Is the same content in two scenes? Told by content alone, so that it works without coordinates.
+"""Detect the same content in two scenes, by content alone, so that no coordinates are needed.
 
 Two ways. Marks: exact blocks of pixels, chosen by what they hold and not by where they are, so that crops of one
 larger image are known by what they share (content-defined fingerprints: Schleimer, Wilkerson & Aiken, "Winnowing",
@@ -66,7 +66,7 @@ class Marks:
 
     @classmethod
     def none(cls) -> Marks:
-        """Of an image that has none."""
+        """Marks of an image without recognisable content."""
         return cls(np.zeros(0, np.uint64), np.zeros((0, 2), np.int32))
 
 
@@ -213,7 +213,7 @@ def detail(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32
 
 
 def _found_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
-    """How well the middle of a picture is found somewhere in another, a little larger or smaller: correlation."""
+    """Best correlation of the middle of a thumbnail with another one, at slightly different scales."""
     height, width = part.shape
     middle = part[height // 5 : height - height // 5, width // 5 : width - width // 5]
     best = 0.0
@@ -226,7 +226,7 @@ def _found_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
 
 
 def _own(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What pictures [n, LOOK, LOOK] do not have in common with the others; of few they are left as they are."""
+    """Subtract from thumbnails [n, THUMBNAIL, THUMBNAIL] what all have in common; few are left unchanged."""
     if len(pictures) < _MIN_SET:
         return pictures
     flat = pictures.reshape(len(pictures), -1)
@@ -239,7 +239,7 @@ def _own(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _correlations(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of all pairs [n, n]; 0 with a flat one."""
+    """Correlations of all pairs [n, n]; 0 with a constant thumbnail."""
     flat = pictures.reshape(len(pictures), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
@@ -256,7 +256,7 @@ def _hashes(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def _codes(pixels: NDArray[Any]) -> NDArray[np.uint64]:
-    """One number per pixel [h,w] that tells all its bands."""
+    """One number per pixel [h,w] that stands for all its bands."""
     codes = np.zeros(pixels.shape[1:], np.uint64)
     for band in pixels:
         raw = np.ascontiguousarray(band).view(f"u{band.dtype.itemsize}").astype(np.uint64)

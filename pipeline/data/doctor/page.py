@@ -1,4 +1,4 @@
-"""The page: one file without links to others, so that it can be mailed and opened offline."""
+"""The HTML page of an audit: one self-contained file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def html(audit: Audit, seen: Evidence) -> str:
 
 
 def _first(audit: Audit) -> list[tuple[Finding, list[str]]]:
-    """What to act on first: the gravest finding of each kind, and the scenes that all findings of the kind name."""
+    """Actions in order: the gravest finding of each kind, with the scenes of all findings of the kind."""
     out = []
     for kind in audit.first:
         of = [f for f in audit.findings if f.kind == kind]

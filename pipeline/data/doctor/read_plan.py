@@ -1,4 +1,4 @@
-"""What the doctor reads: bounded, spread evenly, and the same each time. Pure arithmetic."""
+"""Choose the windows that the doctor reads: bounded, spread evenly, deterministic. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LABEL_SIDE: Final = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """Which scenes are sampled, and how many windows of each at most."""
+    """Which scenes are sampled, and the largest number of windows of each."""
 
     chosen: tuple[Entry, ...]
     windows: int

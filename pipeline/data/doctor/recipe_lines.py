@@ -1,4 +1,4 @@
-"""Lines of a recipe that findings advise."""
+"""Lines of a recipe that findings recommend."""
 
 from __future__ import annotations
 

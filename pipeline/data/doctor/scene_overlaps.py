@@ -1,4 +1,4 @@
-"""Where scenes lie on the ground: their bounds, which lie near each other, and places that two share."""
+"""Footprints of scenes for the doctor: bounds, scenes near each other, points that two scenes share."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _labelled(patches: Sequence[Patch], num_classes: int) -> NDArray[np.int64]:
 
 
 def _rim(entry: Entry, patches: Sequence[Patch], plan: Plan) -> Rim | None:
-    """Of a scene whose windows cover it."""
+    """The flat border of a scene whose windows cover it."""
     if planning.whole(entry, plan) is None or entry.size is not None:
         return None
     shape = (entry.grid.height, entry.grid.width)

@@ -1,4 +1,4 @@
-"""Values that stand for "not measured" and that nothing declares, and constant frames around an image. Pure numpy."""
+"""Undeclared nodata values and constant borders of images. Pure numpy."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def sentinels(extremes_of: Mapping[str, Sequence[Extreme]], ranges: Sequence[tup
 
 
 def rim(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Rim | None:
-    """The flat border around the picture: a frame, or the corners beside a round or turned field of view.
+    """The flat border around the picture: a frame, or the corners around a round or rotated field of view.
 
     It is one only if what it leaves is nearly convex, so that dark ground between bright things is none.
 

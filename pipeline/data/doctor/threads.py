@@ -1,4 +1,4 @@
-"""Many scenes at once, results in order."""
+"""Process many scenes in threads; results in order."""
 
 from __future__ import annotations
 

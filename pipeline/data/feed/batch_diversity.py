@@ -1,8 +1,8 @@
-"""How mixed the chips of a run are: scenes and blocks in a batch, and class shares against independent windows.
+"""Batch diversity of a run: scenes and blocks in a batch, and class shares against independent windows.
 
 Shares of classes are those of the masks that are trained on. Of groups of independent windows, the means vary by the
 variance of single windows over the group's size. How much more they do is the chi-square, per degree of freedom: 1 in
-groups that are as mixed as they can be, the group's size where all of a group is alike.
+groups that are as diverse as they can be, the group's size where all of a group is alike.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Shares = NDArray[np.float64]
 FILE: Final = "mixing.json"
 """In a run's directory."""
 _ENOUGH: Final = 20_000
-"""Chips that are looked at; more would tell the same."""
+"""Chips that are counted; more would give the same numbers."""
 _SIDE: Final = 64
 """About so many rows and columns of a mask are looked at."""
 
@@ -54,7 +54,7 @@ class Groups:
         return cls(*np.zeros((3, num_classes)))
 
     def plus(self, shares: Shares) -> Groups:
-        """With one more group, of shares [N, K]."""
+        """Add one more group, of shares [N, K]."""
         if not len(shares):
             return self
         total = shares.sum(axis=0)
@@ -79,7 +79,7 @@ class Groups:
 
 
 class BatchDiversity:
-    """What passes in a run, batch by batch.
+    """Diversity of the batches of a run, counted batch by batch.
 
     Args:
         order: where chips are.
@@ -95,7 +95,7 @@ class BatchDiversity:
         self._shares: list[Shares] = []
 
     def watching(self, feed: Callable[[int], Iterable[Batch]]) -> Callable[[int], Iterator[Batch]]:
-        """The same feed, whose batches are looked at as they pass."""
+        """Wrap a feed so that its batches are counted as they pass."""
 
         def passing(start: int) -> Iterator[Batch]:
             for step, batch in enumerate(feed(start), start):
@@ -175,7 +175,7 @@ def read(run_uri: str) -> dict[str, float]:
     except FileNotFoundError:
         return {}
     except DamagedError as error:
-        logger.warning("%s; the report says nothing about how batches were mixed", error.message)
+        logger.warning("%s; the report does not show batch diversity", error.message)
         return {}
 
 

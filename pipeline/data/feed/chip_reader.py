@@ -1,4 +1,4 @@
-"""Reading the windows of many chips: from shards or files, together where that is cheaper, each failure by itself."""
+"""Read the windows of many chips from shards or files, neighbouring ones at once; errors are returned per window."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WindowRequest:
 
 @dataclass(frozen=True)
 class ChipReader:
-    """Where windows come from. Files that changed since they were indexed are refused.
+    """Reads windows from shards or files. Files that changed since they were indexed are refused.
 
     `side` is the height and width in pixels of what windows become; `shards` is where prepared shards are, "" without.
     """
@@ -58,7 +58,7 @@ class ChipReader:
         return {}
 
     def one(self, scene: int, window: Window) -> RawChip:
-        """What lies at a window, resampled to `side`.
+        """Read one window, resampled to `side`.
 
         Raises:
             DataError: it cannot be read.
@@ -66,7 +66,7 @@ class ChipReader:
         return self._read(scene, window, (self.side, self.side))
 
     def many(self, wanted: Sequence[WindowRequest]) -> Iterator[tuple[int, RawChip | DataError]]:
-        """What lies at each window, or why it cannot be read, by its key; in any order, equal to `one`."""
+        """Read many windows: by key the raw chip, or the error; in any order, equal to `one`."""
         of_scene: dict[int, list[WindowRequest]] = {}
         for each in wanted:
             of_scene.setdefault(each.scene, []).append(each)
@@ -75,7 +75,7 @@ class ChipReader:
                 yield from self._read_coalesced(members)
 
     def values(self, scene: int) -> SceneValues:
-        """What `per_scene` normalises a scene by, measured once per process."""
+        """Mean and standard deviation of a scene for `per_scene`, measured once per process."""
         if scene not in self._values:
 
             def read(window: Window) -> Pixels:
@@ -131,7 +131,7 @@ class ChipReader:
         return raw_chip.read(scene, window, self.classes, nodata=self.data.nodata, data=self.data, shape=shape)
 
     def _prepared(self, shards: Shards, scene: Scene, window: Window, shape: tuple[int, int] | None) -> RawChip | None:
-        """What lies at a window, if shards can tell: they hold the finest level only."""
+        """Raw chip of a window from the shards, None if they do not hold it: they hold the finest level only."""
         if shape in (None, (window.height, window.width)):
             return shards.read(scene.id, window)
         if not resampling.of_finest(raw_chip.levels(scene.image, self.data.reading), window, shape):

@@ -1,4 +1,4 @@
-"""Which windows of a scene are cheaper read together: pure arithmetic over the storage tiles that they touch."""
+"""Decide which windows of a scene are cheaper to read at once, from the storage tiles that they touch."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def dataset(
 
 
 def execution_options() -> ExecutionOptions:
-    """What Ray Data must be told, also through `ray.train.DataConfig`, which replaces a dataset's own options."""
+    """Options of Ray Data, also for `ray.train.DataConfig`, which replaces a dataset's own options."""
     options = ExecutionOptions()
     options.preserve_order = True
     return options
@@ -161,7 +161,7 @@ class ChipDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types th
 
     @property
     def num_tasks(self) -> int:
-        """Of the first segment."""
+        """Number of tasks of the first segment."""
         return len(self._work.tasks(0))
 
     def warm(self, cpus_per_task: float) -> None:
@@ -175,7 +175,7 @@ class ChipDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types th
 
     @property
     def block_bytes(self) -> int:
-        """Of the largest block."""
+        """Bytes of the largest block."""
         return self._work.longest * micro_batch(self._world, self._global_batch) * self._chip_bytes
 
     def estimate_inmemory_data_size(self) -> int:
@@ -205,7 +205,7 @@ def _get(plan: ray.ObjectRef) -> Plan:
 
 
 def _load(plan: Sequence[ray.ObjectRef]) -> None:
-    """What read tasks do before they read; in a list, since Ray would hand over what a reference refers to."""
+    """Load what read tasks need before they read; in a list, since Ray would resolve a bare reference."""
     _get(*plan)
 
 

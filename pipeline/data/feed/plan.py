@@ -1,4 +1,4 @@
-"""Chips: image and mask at a window, cut from a scene and augmented."""
+"""The plan: everything needed to make chip number i, in a size of O(scenes)."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Plan:
 
     @cached_property
     def order(self) -> Order:
-        """Which chip comes when."""
+        """The order of chips."""
         return Order(
             [(s.height, s.width, s.slices, *s.origin) for s in self.scenes],
             self.data.sampling,
@@ -175,7 +175,7 @@ class Plan:
 
     @property
     def tolerated(self) -> int:
-        """How many windows may fail before training does."""
+        """Number of windows that may fail before training does."""
         return quarantine.limit(self.data)
 
     def chip(self, number: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
@@ -190,7 +190,7 @@ class Plan:
         return images[0], masks[0]
 
     def empty(self, length: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Room for `length` chips: images [N, C, H, W] and masks [N, H, W] or [N, K, H, W]."""
+        """Empty arrays for `length` chips: images [N, C, H, W] and masks [N, H, W] or [N, K, H, W]."""
         size = self.data.sampling.size
         planes = (len(self.classes),) if self.data.task == "multilabel" else ()
         return (
@@ -236,13 +236,13 @@ class Plan:
         out[0][:], out[1][:] = values.apply(image), mask
 
     def groups(self, numbers: Iterable[int]) -> list[list[int]]:
-        """The same numbers by what should be read at once, in the order of their first ones."""
+        """Group chip numbers by what should be read at once, in the order of their first ones."""
         if self.order.span == 1:
             return [[number] for number in numbers]
         return [[ref.number for ref in block.refs] for block in self.order.blocks(numbers)]
 
     def _window(self, ref: ChipRef) -> Window:
-        """What is read for a chip: with what geometric transforms bring in from around it."""
+        """The window that is read for a chip, with the margin that geometric transforms need."""
         row, col, height, width, level = ref.window
         down, right = (self._margin * side // self.data.sampling.size for side in (height, width))
         return Window(row - down, col - right, height + 2 * down, width + 2 * right, level)

@@ -1,4 +1,4 @@
-"""What training needs to know before it reads a chip: how pixels are normalised, what masks hold, where shards are."""
+"""Build the plan of a recipe: normalisation, index of classes, shards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.recipe import Data, Recipe
 
 
 def normalisation_of(recipe: Recipe, manifest: Manifest, statistics: Statistics) -> Normalisation:
-    """What `data.normalise` means for these data and this network.
+    """The normalisation of a recipe for these data and this network.
 
     Raises:
         RecipeError: it cannot be applied to such data.

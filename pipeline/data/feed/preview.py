@@ -1,4 +1,4 @@
-"""A contact sheet of augmented chips: what training will see, before it does."""
+"""A contact sheet of augmented chips, as training will get them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _size(height: int, width: int) -> tuple[int, int]:
 
 
 def _resized(picture: NDArray[np.uint8], size: tuple[int, int], *, smooth: bool = False) -> NDArray[np.uint8]:
-    """To height and width of `size`; class ids must not be mixed with their neighbours."""
+    """To height and width of `size`; class ids must not be averaged."""
     shrinks = size[0] < picture.shape[0]
     kind = Image.Resampling.BOX if smooth and shrinks else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), kind))
@@ -130,7 +130,7 @@ def _resized(picture: NDArray[np.uint8], size: tuple[int, int], *, smooth: bool 
 def _sheet(shown: Sequence[_Shown], classes: Classes, title: str) -> Image.Image:
     columns = min(_COLUMNS, len(shown))
     wide, tall = (max(s.picture.size[axis] for s in shown) for axis in (0, 1))
-    wide = max(wide, 160)  # room for the text beneath
+    wide = max(wide, 160)  # space for the text below
     step = tall + 2 * _TEXT + _GAP
     width = _GAP + columns * (wide + _GAP)
     legend = _legend_rows(classes, width)

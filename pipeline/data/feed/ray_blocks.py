@@ -1,4 +1,4 @@
-"""Blocks of chips: how a feed by many processes divides its work, and how one of them makes blocks.
+"""Blocks of chips: how a feed divides its work over processes, and how one process makes a block.
 
 Neither torch nor Ray nor any reader is loaded here: processes that only read chips, or only hand out work, load this
 file, and the training waits for them.
@@ -31,7 +31,7 @@ class Part:
     steps: range
 
     def numbers(self, global_batch: int) -> list[int]:
-        """Of the chips, in the order in which the rank consumes them."""
+        """Numbers of the chips, in the order in which the rank consumes them."""
         return [number for step in self.steps for number in numbers_of(step, self.world, global_batch)]
 
 
@@ -60,7 +60,7 @@ class Work:
         return max(end - begin for begin, end in itertools.pairwise(self.bounds))
 
     def tasks(self, segment: int) -> list[Task]:
-        """Of a segment, whose parts come in the order rank 0, rank 1, ... of some steps, then of the next ones."""
+        """Parts of a segment, in the order rank 0, rank 1, ... of some steps, then of the next ones."""
         if segment >= len(self.segments):
             return []
         end = self.segments[segment + 1] if segment + 1 < len(self.segments) else len(self.bounds) - 1

@@ -1,4 +1,4 @@
-"""Labels on another grid than the image: for every pixel of a scene, the label's pixel under its centre.
+"""Labels on another grid than the image: resample by the nearest label pixel under each pixel centre.
 
 Nearest neighbour by index, not by a warper: exact for shifts and whole-number scales, the same whatever the window, and
 for every format that can be read in windows.
@@ -151,7 +151,7 @@ def _gather(read: Read, rows: NDArray[np.int64], cols: NDArray[np.int64], slice_
     """The pixels at these rows and columns, read in one piece if that is not far more than is needed."""
     inside = (rows != _OUTSIDE) & (cols != _OUTSIDE)
     if not inside.any():
-        values, _ = read(Window(0, 0, 1, 1, slice_))  # tells the dtype and the bands
+        values, _ = read(Window(0, 0, 1, 1, slice_))  # gives the dtype and the bands
         return Pixels(np.zeros((*values.shape[:-2], *inside.shape), values.dtype), inside)
     (top, bottom), (left, right) = (_bounds(v, inside) for v in (rows, cols))
     longer = int(np.argmax(inside.shape))

@@ -1,4 +1,4 @@
-"""Areas of scenes, drawn or as rasters: what is annotated (area of interest), where an image is valid (footprint)."""
+"""Areas of interest and footprints of scenes, as vectors or rasters: where labels and where images are valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_VALUES: Final = 1 << 24
 
 
 def inside(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.bool_]:
-    """Which pixels of a window have their centre in an area.
+    """Pixels of a window whose centre is in an area, [h, w].
 
     Args:
         scene: whose pixels.
@@ -50,7 +50,7 @@ def hides(scene: Scene, info: RasterInfo, data: Data) -> bool:
 
 
 def valid(scene: Scene, window: Window, info: RasterInfo, data: Data) -> NDArray[np.bool_]:
-    """Where a scene's image is valid [h, w], at a window inside the scene.
+    """Validity [h, w] of a scene's image at a window inside the scene.
 
     Raises:
         SceneError, LabelError: the image or the footprint cannot be read.

@@ -1,4 +1,4 @@
-"""Classes: which label values mean which class. Labels become masks here: uint8 class ids and IGNORE."""
+"""Classes: which label values mean which class, and the encoding of labels as masks of class ids and IGNORE."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MANY_VALUES: Final = 16
 _NEAR_COLOR: Final = 40
 _WHOLE: Final = re.compile(r"\s*[+-]?[0-9]+\s*")
 
-# Okabe & Ito, "Color Universal Design" (2008): eight colours that people with any colour vision can tell apart.
+# Okabe & Ito, "Color Universal Design" (2008): eight colours that people with any colour vision can distinguish.
 _PALETTE: Final = (
     (0, 0, 0),
     (230, 159, 0),
@@ -171,7 +171,7 @@ class Classes:
         return ids
 
     def claims(self, label: NDArray[Any]) -> NDArray[np.bool_]:
-        """Where a class claims the values of a label: [H, W].
+        """Pixels of a label whose values a class claims: [H, W].
 
         Args:
             label: numbers [H, W], or [C, H, W] of which every band must be claimed; of classes in colours [3, H, W].
@@ -187,7 +187,7 @@ class Classes:
         return np.asarray(np.logical_and.reduce([(self.ids(w) < len(self)) & (w == b) for w, b in pairs]))
 
     def knows(self, values: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which numbers [N] a class or `ignore_values` names."""
+        """Whether a class or `ignore_values` names each of the numbers [N]."""
         return np.asarray(self.ids(values) != UNKNOWN)
 
     def id_of(self, value: int | str) -> int:
@@ -217,7 +217,7 @@ class Classes:
         )
 
     def _suspicion(self, counts: Counter[Any]) -> str:
-        """What many unclaimed values suggest; empty if nothing."""
+        """Explanation that many unclaimed values suggest; empty if there is none."""
         if len(counts) <= _MANY_VALUES or not self._claims:
             return ""
         near = sum(pixels for value, pixels in counts.items() if self._is_near(value))
@@ -269,7 +269,7 @@ class Classes:
 
     @cached_property
     def _same(self) -> int:
-        """How many label values, from 0 on, are their own mask values: of most labels all."""
+        """Number of label values, from 0 on, that are equal to their class ids: of most labels all."""
         values = np.arange(IGNORE)
         return int(np.append(self.ids(values) != values, True).argmax())
 

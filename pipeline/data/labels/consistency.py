@@ -1,4 +1,4 @@
-"""What only the labels of all scenes show: classes that are never valid, palettes that differ, declared nodata."""
+"""Checks over the labels of all scenes: classes that are never valid, differing palettes, declared nodata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.text import some
 def contradictions(
     summaries: Mapping[str, LabelSummary], class_counts: Mapping[str, Sequence[int]], classes: Classes
 ) -> list[DataError]:
-    """What makes the labels unusable as a whole.
+    """Errors that make the labels unusable as a whole.
 
     Args:
         looks: by scene, of the labels that were looked at now.
@@ -78,7 +78,7 @@ def _never_valid(
 
 
 def _all_missed(summaries: Mapping[str, LabelSummary], num_scenes: int) -> list[DataError]:
-    """What is wrong if no shape of any vector file touches its scene, though the files have shapes."""
+    """The error if no shape of any vector file touches its scene, though the files have shapes."""
     missed = {i: seen.missed for i, seen in sorted(summaries.items()) if seen.missed}
     if not missed or len(missed) < num_scenes:
         return []

@@ -1,4 +1,4 @@
-"""Pixels and masks as people see them: which bands to show, how to stretch them, how to lay classes over them."""
+"""Display of pixels and masks: choice of RGB bands, contrast stretch, class overlay."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _place_of(word: str, names: Sequence[Sequence[str]]) -> int | None:
 
 
 def limits(image: NDArray[np.generic], valid: NDArray[np.bool_]) -> list[tuple[float, float]]:
-    """For each band [C,h,w] its 2nd and 98th percentile over valid pixels; 0 and 1 where there are none."""
+    """2nd and 98th percentile of each band [C,h,w] over valid pixels; 0 and 1 where there are none."""
     if not valid.any():
         return [(0.0, 1.0)] * len(image)
     return [tuple(np.percentile(band[valid].astype(np.float64), (2, 98)).tolist()) for band in image]

@@ -1,4 +1,4 @@
-"""Bare lists of GeoJSON features, as slide tools write them: GDAL knows only collections."""
+"""Bare lists of GeoJSON features, as slide tools write them, read as feature collections."""
 
 from __future__ import annotations
 

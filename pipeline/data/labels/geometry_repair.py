@@ -1,4 +1,4 @@
-"""Invalid shapes made valid, unless that would take all memory: crossings grow with the square of a ring's length.
+"""Repair invalid geometries; refuse rings with so many crossings that the repair would exhaust memory.
 
 More crossings than `MAX_CROSSINGS` are refused.
 """

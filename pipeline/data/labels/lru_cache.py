@@ -1,4 +1,4 @@
-"""What one process keeps of label files, within bounds: the least recently used goes first."""
+"""A cache of one process for contents of label files, bounded in size; the least recently used is dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes of shapes that are objects themselves: `classification.name` is a value inside of `classification`."""
+"""Nested attributes of features: `classification.name` is the value `name` of the object `classification`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Palettes of raster labels: the colours that indices stand for, and the numbers that greys are."""
+"""Palettes of raster labels: colours of indices, and values of grey palettes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def numbers(uri: str, version: str, classes: Classes) -> NDArray[np.uint8] | Non
         return None
     greys = palette[0]
     if not greys.any():
-        return None  # colours tell nothing
+        return None  # colours say nothing about values
     used = _without_padding(greys)
     rank = _rank(used)
     if rank is not None:
@@ -94,5 +94,5 @@ def _rank(greys: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
 
 
 def _num_claimed(values: NDArray[np.integer[Any]], classes: Classes) -> int:
-    """How many of these numbers classes or `ignore_values` know."""
+    """Number of these values that classes or `ignore_values` name."""
     return int(classes.knows(np.unique(values)).sum())

@@ -1,4 +1,4 @@
-"""Raster labels: values, colours, palettes, soft edges or one band per class, as ids on the grid of a scene."""
+"""Raster labels: values, colours, palettes, soft edges or one band per class, encoded on the grid of a scene."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         mask: [h, w] or [K, h, w], IGNORE where a value has no class.
-        strangers: values without a class, and how many pixels have them.
+        unknown_values: values without a class, and how many pixels have them.
         claimed: values that the file declares nodata or transparent and a class claims, and how many pixels have them.
     """
 
@@ -50,7 +50,7 @@ class _Label(NamedTuple):
 
 
 def header(uri: str, reading: Reading) -> RasterInfo:
-    """What the label's header says: one band of integers, or anything that an image can be.
+    """Header of the label: one band of integers, or anything that an image can be.
 
     Raises:
         SceneError: it is missing, no raster, or damaged.
@@ -104,7 +104,7 @@ def indices_of(uri: str, classes: Classes, data: Data) -> dict[int, str]:
 
 
 def annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.bool_]:
-    """Where a raster of a scene's area of interest is valid and not 0: [h, w]."""
+    """Pixels where a raster area of interest is valid and not 0: [h, w]."""
     values, valid = _values(scene, uri, window, data, _reader(uri, header(uri, data.reading), data))
     inside: NDArray[np.bool_] = valid & (values.reshape(-1, *valid.shape) != 0).any(axis=0)
     return inside
@@ -247,7 +247,7 @@ def _shown(
 def _hidden(
     scene: Scene, window: Window, data: Data, info: RasterInfo, valid: NDArray[np.bool_]
 ) -> NDArray[np.bool_] | None:
-    """Which pixels are there, but hidden by their value or transparency: [h, w]; None if none are."""
+    """Pixels that are present, but hidden by their value or transparency: [h, w]; None if none are."""
     if data.label.nodata == "ignore" or valid.all():
         return None
     uri, label = str(scene.label), _is_plain(info)
@@ -302,7 +302,7 @@ def offset(ours: Grid, theirs: Grid) -> tuple[int, int] | None:
 
 
 def _reader(uri: str, info: RasterInfo, data: Data) -> Read:
-    """How windows are read: one band of integers as [h, w], of a palette the indices; all else as bands [C, h, w]."""
+    """A function that reads windows: one band of integers as [h, w] (palette indices), all else as bands [C, h, w]."""
     reading = _reading(uri, vectors.version(uri), data.reading)
     if _is_plain(info):
         return lambda window: Pixels(*raster_io.read_label(uri, window, reading=reading))
@@ -316,7 +316,7 @@ def _is_plain(info: RasterInfo) -> bool:
 
 @lru_cache(maxsize=4096)
 def _reading(uri: str, version: str, reading: Reading) -> Reading:
-    """How a label is read: one that does not say how large its pixels are is of the finest level."""
+    """The `reading` section for a label: a label without pixel size is of the finest level."""
     plain = _plain(reading)
     if plain.mpp is None:
         return plain

@@ -1,4 +1,4 @@
-"""From shapes to masks: burned block by block, so that a window never depends on what is around it."""
+"""Rasterise shapes to masks, block by block, so that a window does not depend on what is around it."""
 
 from __future__ import annotations
 

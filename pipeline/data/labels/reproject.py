@@ -1,4 +1,4 @@
-"""Where the shapes of a vector file lie in a scene: found, projected and turned into its pixels."""
+"""Find the shapes of a vector file near a scene, project them, and convert them to its pixels."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def place(
 
 
 def missed(table: Table, grid: Grid) -> str:
-    """Where the shapes of a file lie that all miss a scene, and where that lies; empty of a file without shapes."""
+    """Message about shapes that all miss a scene, with both places; empty for a file without shapes."""
     if not len(table.geometry):
         return ""
     left, bottom, right, top = table.bounds
@@ -176,7 +176,7 @@ def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], scale: Scale, 
 
 
 def _around(grid: Grid, crs: str, buffer: float) -> list[NDArray[np.float64]]:
-    """Where a scene may be in another CRS: left, bottom, right, top; once for each way of counting longitudes."""
+    """Bounds of a scene in another CRS: left, bottom, right, top; one for each way of counting longitudes."""
     reach = _reach(grid, crs, buffer, same=gdal_env.same_crs(crs, str(grid.crs)))
     turns = _TURNS if _is_geographic(crs) and np.isfinite(reach).all() else (0.0,)
     return [reach + np.array([turn, 0, turn, 0]) for turn in turns]
@@ -199,7 +199,7 @@ def _projected(table: Table, grid: Grid, buffer: float) -> tuple[NDArray[np.int6
 
 
 def _bent(geometry: NDArray[Any], reach: NDArray[np.float64], grid: Grid) -> NDArray[Any]:
-    """What of the shapes is near the scene, with vertices on long edges, so that they can bend."""
+    """Shapes near the scene, with vertices added on long edges, so that these can be curved by the projection."""
     width, height = reach[2] - reach[0], reach[3] - reach[1]
     if not np.isfinite(reach).all() or width == 0 or height == 0:
         return geometry

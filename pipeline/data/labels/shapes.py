@@ -1,4 +1,4 @@
-"""The shapes of a vector file on the grid of one scene: what they mean there, in pixels, in the order of burning."""
+"""Shapes of a vector file for one scene: their classes, in pixels, in drawing order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Shapes:
     Attributes:
         geometry: simple shapely geometries [M]; large shapes come in pieces.
         ids: class ids and IGNORE [M].
-        strangers: values of the attribute that no class claims, and how many shapes have them.
+        unknown_values: values of the attribute that no class claims, and how many shapes have them.
         num_shapes, num_repaired: in the scene.
         num_empty: in the whole file, since they lie nowhere.
         tree: where the geometries lie.

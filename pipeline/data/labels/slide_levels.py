@@ -1,4 +1,4 @@
-"""Slides of which `data.reading.mpp` takes a coarser level: shapes are drawn on the finest level of the file."""
+"""Scale between a slide's finest level, on which shapes are drawn, and the level that `data.reading.mpp` selects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Scale = tuple[float, float]
 
 
 def scale(scene: Scene, reading: Reading) -> Scale:
-    """How much coarser a scene is than the finest level of its image.
+    """Ratio of a scene's pixel size to that of the finest level of its image.
 
     Raises:
         SceneError: the image cannot be read.
@@ -44,6 +44,6 @@ def _sizes(image: str, reading: Reading) -> tuple[tuple[int, int], tuple[int, in
 
 
 def _ratio(fine: int, coarse: int) -> float:
-    """How many pixels of a fine level make one of a coarse one: a whole number where sizes were only rounded."""
+    """Number of pixels of a fine level per pixel of a coarse one: a whole number where sizes were only rounded."""
     whole = round(fine / coarse)
     return float(whole) if abs(fine - whole * coarse) < whole else fine / coarse

@@ -1,4 +1,4 @@
-"""Looking at a whole label before any work is based on it: what it holds, and all that is wrong with it."""
+"""Summarise a whole label when it is indexed: class counts, unknown values, and everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_UNCLAIMED: Final = 1000
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What one label holds.
+    """Contents and problems of one label.
 
     Attributes:
         stamp: 16 hex digits of the mask: another content has other digits, whatever the files' dates.
@@ -66,11 +66,11 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class FootprintSummary:
-    """What one footprint holds.
+    """Contents and problems of one footprint.
 
     Attributes:
         stamp: 16 hex digits of what is inside; "" without a footprint, and where it was not looked at as a whole.
-        beside: what messages call it, if nothing of the scene is in it; else "".
+        misses: name of the footprint in messages, if nothing of the scene is in it; else "".
         problems: all that makes it unusable.
     """
 
@@ -81,7 +81,7 @@ class FootprintSummary:
 
 @dataclass
 class _Count:
-    """What windows have told so far."""
+    """Counts over the windows read so far."""
 
     classes: np.ndarray[Any, np.dtype[np.int64]]
     hidden: np.ndarray[Any, np.dtype[np.int64]]
@@ -129,7 +129,7 @@ def summarise(
 
 
 def remembered(label: str | None, class_counts: Sequence[int], classes: Classes, data: Data) -> LabelSummary:
-    """What the header of a label that was counted before still says: its palette, as far as its classes occur.
+    """Summary of a label that was counted before, from its header: its palette, as far as its classes occur.
 
     Of classes with several values it is not known which of them occur.
     """
@@ -176,7 +176,7 @@ def summarise_footprint(found: SceneFiles, info: RasterInfo, data: Data, *, whol
 
 
 def _misplaced(uri: str, found: SceneFiles, info: RasterInfo, data: Data, what: str = "label") -> list[DataError]:
-    """What is wrong with the header of a label, area of interest or footprint, and with where it lies."""
+    """Errors in the header and the position of a label, area of interest or footprint."""
     try:
         if geojson_footprints.is_outline(uri):
             return []
@@ -231,7 +231,7 @@ def _count(scene: Scene, info: RasterInfo, classes: Classes, data: Data) -> _Cou
 
 
 def _valid(scene: Scene, window: Window, info: RasterInfo, data: Data) -> NDArray[np.bool_] | None:
-    """Where the image is valid; None where that cannot be read, which `data.on_error` decides on when it is used."""
+    """Validity of the image; None where it cannot be read, which `data.on_error` decides on when it is used."""
     try:
         return aoi.valid(scene, window, info, data)
     except SceneError:
@@ -268,7 +268,7 @@ def _told(scene: Scene, counted: _Count, classes: Classes, data: Data) -> LabelS
 
 
 def _about(drawn: Shapes, scene: Scene) -> list[str]:
-    """What is worth a look about the shapes of a scene."""
+    """Warnings about the shapes of a scene."""
     warnings = []
     if drawn.num_shapes == 0:
         where = f": the file has {drawn.missed}" if drawn.missed else ""

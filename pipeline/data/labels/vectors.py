@@ -1,4 +1,4 @@
-"""Vector files: their shapes, repaired, with the attributes that matter, and an index of where they lie."""
+"""Vector files: read and repair their geometries and needed attributes, with a spatial index."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def check(uri: str, columns: Sequence[str]) -> None:
     """Look at a file's header.
 
     Raises:
-        LabelError: as for `load`, as far as the header tells.
+        LabelError: as for `load`, as far as the header shows.
     """
     with _translated(uri):
         _header(uri, columns)
@@ -148,7 +148,7 @@ def _is_vector(uri: str, _: str) -> bool:
 
 
 def _driver(head: bytes) -> str | None:
-    """Which of the formats a file begins like."""
+    """The format whose signature a file begins with."""
     for beginning, name in _BEGINNINGS.items():
         if head.startswith(beginning):
             return name
@@ -205,7 +205,7 @@ def _translated(uri: str) -> Iterator[None]:
 
 
 def _header(uri: str, columns: Sequence[str]) -> tuple[str | bytes, str, str | None, tuple[str, ...]]:
-    """What to open, its layer, the CRS, and the names of the attributes."""
+    """Source to open, its layer, the CRS, and the names of the attributes."""
     source = _source(uri)
     layer = _layer(uri, source)
     info = pyogrio.read_info(source, layer=layer)
@@ -242,7 +242,7 @@ def _read(
 
 
 def _source(uri: str) -> str | bytes:
-    """What GDAL opens: a local file, or of a remote Shapefile all its files as one."""
+    """Path for GDAL: a local file, or for a remote Shapefile all its files as one."""
     path, head = _opened(uri)
     driver = _driver(head)
     if driver is None or (driver == "GeoJSON" and _PROGRAM in head):

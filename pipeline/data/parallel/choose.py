@@ -1,4 +1,4 @@
-"""Which map a recipe means."""
+"""Choose the map for a recipe: threads, or the cluster."""
 
 from __future__ import annotations
 

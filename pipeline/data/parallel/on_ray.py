@@ -55,7 +55,7 @@ def connected(address: str | None, start: Callable[[], object] | None = None) ->
     try:
         with _undisturbed():
             if address or start is None:
-                # Workers elsewhere do not have this process's environment.
+                # Workers on other nodes do not have this process's environment.
                 env = {"env_vars": store.environment()}
                 ray.init(address=address or "auto", logging_level=logging.WARNING, runtime_env=env)
             else:
@@ -122,11 +122,11 @@ def _work(
 
 
 def _deaths() -> int:
-    """How many processes have died at the task that this one is at."""
+    """Number of processes that died at the current task."""
     try:
         return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
     except AttributeError:
-        return 0  # this is no part of what Ray promises: another version may not tell
+        return 0  # this is no part of what Ray promises: another version may not have it
 
 
 def _tried(function: Callable[[Any], Any], job: Any) -> tuple[Any, PipelineError | None]:

@@ -1,4 +1,4 @@
-"""Which bands of a file are meant: found by name or by number."""
+"""Select bands of a file by name or number."""
 
 from __future__ import annotations
 

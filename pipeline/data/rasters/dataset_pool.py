@@ -1,4 +1,4 @@
-"""A few open files, kept for the next window."""
+"""A pool of open datasets per thread, bounded in number."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class DatasetPool(Generic[HandleT]):
         known = kept.get(uri)
         if known is None or known[0] != version:
             self.forget(uri)
-            room = self._buffer()
-            while len(kept) >= room:  # first, so that there is never one too many
+            most = self._most()
+            while len(kept) >= most:  # first, so that there is never one too many
                 kept.popitem(last=False)[1][1].close()
             kept[uri] = (version, self._opener(uri))
         kept.move_to_end(uri)
@@ -63,6 +63,6 @@ class DatasetPool(Generic[HandleT]):
         kept: OrderedDict[str, tuple[str, HandleT]] = self._here.open
         return kept
 
-    def _buffer(self) -> int:
+    def _most(self) -> int:
         alive = sum(thread.is_alive() for thread in list(self._threads))
         return max(2, min(self._limit, self._total // max(1, alive)))

@@ -1,4 +1,4 @@
-"""Data types: which ones images have, and how others become one of them without loss."""
+"""Data types of images, lossless conversion to them, and tests for nodata values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reading and writing of rasters share: GDAL's options, its error messages, and what only it knows about CRS."""
+"""GDAL's options, error messages and CRS comparison, shared by reading and writing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _beside(uri: str, _process: int) -> dict[str, str]:
 
     What is more, GDAL takes a mask that it could not fetch for one that does not exist.
     """
-    # The files that a VRT names are not those beside it.
+    # The files that a VRT names are not its sidecars.
     found = None if uri.lower().endswith(".vrt") else store.beside(uri)
     if found is None:
         return {}
@@ -107,9 +107,9 @@ def reason(error: BaseException) -> str:
 
 
 def failure(uri: str, error: BaseException) -> PipelineError:
-    """What it means that GDAL could not read a file: it is damaged, not there, not allowed, or its store is away.
+    """The error that GDAL's failure means: damaged, missing, forbidden, or the store is unavailable.
 
-    GDAL says "not recognized" of whatever it could not open, so of a file elsewhere the store is asked, too.
+    GDAL says "not recognized" of whatever it could not open, so for a remote file the store is asked, too.
 
     Returns:
         SceneError or StorageError, to be raised from `error`.

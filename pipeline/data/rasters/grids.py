@@ -1,4 +1,4 @@
-"""Grids: where the pixels of a raster lie, and how two of them differ."""
+"""Grids: CRS, affine transform and size of a raster, and the difference of two grids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Grid:
         return self.crs is not None or self.transform != _IDENTITY
 
     def difference(self, other: Grid) -> str:
-        """What differs, with both values and what it looks like; empty if nothing does.
+        """Describe the difference from another grid, with both values and a likely cause; empty if there is none.
 
         Where only one of the two is georeferenced, only their sizes are compared.
         """
@@ -61,7 +61,7 @@ class Grid:
         return ""
 
     def _besides(self, other: Grid) -> str:
-        """What explains another size: another CRS, or pixels of another size; empty if neither is known."""
+        """Explanation of another size: another CRS, or pixels of another size; empty if neither is known."""
         if not (self.crs and other.crs and self.usable and other.usable):
             return ""
         if not gdal_env.same_crs(self.crs, other.crs):
@@ -70,7 +70,7 @@ class Grid:
         return "" if sides[0] == sides[1] else ", of {} × {} against {} × {}".format(*sides[0], *sides[1])
 
     def _shift(self, other: Grid) -> float:
-        """How far the corners of `other` lie from ours, in our pixels."""
+        """Largest distance of the corners of `other` from ours, in our pixels."""
         a, b, c, d, e, f = to_pixels(self.transform, other.transform)
         shifts = []
         for col, row in itertools.product((0, self.width), (0, self.height)):
@@ -121,7 +121,7 @@ class Grid:
 
 
 def to_pixels(ours: Transform, theirs: Transform) -> Transform:
-    """From pixels of one grid to pixels of another in the same CRS: ours (col, row) of their (col, row)."""
+    """The affine transform from pixels of `theirs` to pixels of `ours`, in the same CRS: (col, row) to (col, row)."""
     a, b, c, d, e, f = ours
     ta, tb, tc, td, te, tf = theirs
     det = a * e - b * d
@@ -148,7 +148,7 @@ def project(
 
 
 def _project(x: NDArray[np.float64], y: NDArray[np.float64], ours: Any, theirs: Any) -> NDArray[np.float64]:
-    """Points [2, N]. A single one without a place, such as the sky beside the disc that a satellite sees, lets all of
+    """Points [2, N]. A single one without a place, such as the sky around the disc that a satellite sees, lets all of
     them fail: the others are found by halving."""
     try:
         return np.asarray(project_points(ours, theirs, x, y), np.float64)
@@ -194,7 +194,7 @@ def _is_geographic(crs: str) -> bool:
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """What a header says; an alpha band is no band.
+    """Header of a raster; an alpha band is not counted as a band.
 
     Attributes:
         grid: of the finest level.

@@ -1,4 +1,4 @@
-"""The horizontal part of a CRS, which is all that pixels lie in: no height, no shift to another datum."""
+"""The horizontal part of a CRS, without height and without a datum shift."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def same(ours: str, theirs: str) -> bool:
     if one == other:
         return True
     texts = [crs.to_proj4() for crs in (one, other)]
-    # Without a datum, as of most, a PROJ string no longer tells which one it was.
+    # Without a datum, as of most, a PROJ string no longer says which one it was.
     return "+datum=" in texts[0] and texts[0] == texts[1]
 
 
@@ -68,7 +68,7 @@ def _name(text: str) -> str:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """What stands between the commas of the outermost brackets."""
+    """Split text at the commas inside the outermost brackets."""
     depth, quoted, begin = 0, False, text.index("[") + 1
     for position in range(begin, len(text)):
         letter = text[position]

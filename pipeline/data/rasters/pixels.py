@@ -1,4 +1,4 @@
-"""Pixels and their validity, which travel together from file to loss."""
+"""Pixels with validity: the record that readers return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.data.rasters.windows import Window
 
 
 class Pixels(NamedTuple):
-    """What a window of a raster holds."""
+    """Values and validity of a window of a raster."""
 
     values: NDArray[Any]
     """[C, h, w], of a label of one band [h, w]."""

@@ -1,4 +1,4 @@
-"""Reading rasters: pixels and their validity travel together, whatever the format.
+"""Describe and read rasters of any format: pixels with validity, windows at any scale.
 
 `readers` holds one reader for each family of formats. Here is what callers see: windows that may reach outside, at any
 scale, in the few data types that images have. Handles are not safe to share, so every thread keeps its own, and few.
@@ -152,7 +152,7 @@ def read_label_bands(
 
 
 def present(uri: str, window: Window, *, label: bool, reading: Reading = _DEFAULT) -> NDArray[np.bool_]:
-    """Where a file holds the pixel [h, w]: no mask band hides it, but its value may be declared nodata or transparent.
+    """Pixels [h, w] that a file holds: no mask band hides them; their value may be declared nodata or transparent.
 
     Args:
         uri: local path or s3:// URI.
@@ -259,7 +259,7 @@ def _check_label(uri: str, reader: Reader) -> None:
 
 
 def session() -> AbstractContextManager[None]:
-    """For many reads in one thread: GDAL is set up once, and not for each of them."""
+    """Set up GDAL once for many reads in one thread."""
     return gdal_env.environment(fast_png=True)
 
 
@@ -312,7 +312,7 @@ def _open(uri: str, *, label: bool, reading: Reading) -> Reader:
 
 @lru_cache(maxsize=64)
 def _of_file(reading: Reading) -> Reading:
-    """How files are opened: bands are chosen among those of all files of an image."""
+    """The `reading` section for opening one file: bands are chosen among those of all files of an image."""
     return reading if reading.bands is None else reading.model_copy(update={"bands": None})
 
 

@@ -1,4 +1,4 @@
-"""What every reader can do, and what all of them check before memory is taken."""
+"""The interface of a reader of rasters, and checks that all readers make before they allocate memory."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Reader(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """Where the pixels of the finest level lie."""
+        """Grid of the finest level."""
 
     @property
     def info(self) -> RasterInfo:
-        """What the header says."""
+        """The header."""
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
         """Values as delivered [C, h, w] and validity [h, w].
@@ -78,16 +78,16 @@ class DeclaresNodata(Protocol):
     """A reader that hides pixels because of their value or transparency."""
 
     def present(self, window: Window) -> NDArray[np.bool_]:
-        """Where the file holds the pixel [h, w], although its value may be declared nodata, or be transparent."""
+        """Pixels [h, w] that the file holds, although their value may be declared nodata, or be transparent."""
 
 
 def present(reader: Reader, window: Window) -> NDArray[np.bool_]:
-    """Where a reader's file holds the pixel [h, w], whatever its value is."""
+    """Pixels [h, w] that the file holds, although their value may be declared nodata, or be transparent."""
     return reader.present(window) if isinstance(reader, DeclaresNodata) else reader.read(window)[1]
 
 
 class ReaderBase:
-    """What `info` says by itself, of readers that have it from the beginning."""
+    """Base of readers that know `info` when they are opened: its parts as properties."""
 
     info: RasterInfo
 
@@ -118,7 +118,7 @@ class ReaderBase:
 
     @property
     def grid(self) -> Grid:
-        """Where the pixels of the finest level lie."""
+        """Grid of the finest level."""
         return self.info.grid
 
 

@@ -1,4 +1,4 @@
-"""Writing rasters: strip by strip into a GeoTIFF that appears at once, cloud-optimised."""
+"""Write rasters strip by strip into a cloud-optimised GeoTIFF that appears when it is complete."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _writing(uri: str) -> Iterator[None]:
         try:
             yield
         except gdal_env.WRITE_ERRORS as error:
-            hint = "check that the place exists, is writable and has room"
+            hint = "check that the place exists, is writable and has free space"
             raise StorageError(f"{uri}: cannot be written ({gdal_env.reason(error)})", hint) from error
 
 
@@ -141,7 +141,7 @@ class Writer:
         if row != expected or end > self._grid.height:
             raise ValueError(f"{self.uri}: rows {row} to {end} came where {expected} to {self._grid.height} were due")
         self._pending = np.concatenate([self._pending, array], axis=1, dtype=self._pending.dtype, casting="safe")
-        # Only whole blocks are handed on: GDAL would write a part of a block, read it again and write it elsewhere.
+        # Only whole blocks are handed on: GDAL would write a part of a block, read it again and write it once more.
         whole = self._pending.shape[1]
         if end < self._grid.height:
             whole -= whole % _BLOCK

@@ -1,4 +1,4 @@
-"""Rasters that lie elsewhere: read again after what passes, and from the node's disk where it can be."""
+"""Remote rasters: reads are retried after transient failures, and cached on the node's disk."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ class RemoteReader:
 
     @cached_property
     def grid(self) -> Grid:
-        """Where the pixels of the finest level lie."""
+        """Grid of the finest level."""
         return with_retries(self.uri, lambda: self._reader.grid, self._reopen)
 
     @cached_property
     def info(self) -> RasterInfo:
-        """What the header says."""
+        """The header."""
         return with_retries(self.uri, lambda: self._reader.info, self._reopen)
 
     def read(self, window: Window, bands: Sequence[int] | None = None, level: int = 0) -> Pixels:
@@ -103,7 +103,7 @@ class RemoteReader:
         return self._cells(level, tuple(bands) if bands is not None else None).read(window, cache, source)
 
     def present(self, window: Window) -> NDArray[np.bool_]:
-        """Where the file holds the pixel [h, w], whatever its value is.
+        """Pixels [h, w] that the file holds, whatever their value is.
 
         Raises:
             SceneError, StorageError: as for `read`.
@@ -161,5 +161,5 @@ def with_retries(uri: str, attempt: Callable[[], ResultT], again: Callable[[], A
 
 @lru_cache(maxsize=4096)
 def _stamp(uri: str, _process: int, _minutes: int) -> str:
-    """The stamp of a file, asked for every few minutes: a file that is replaced must not be mixed with its cells."""
+    """The stamp of a file, checked every few minutes: a replaced file must not be combined with cached pixels."""
     return store.stamp(uri)

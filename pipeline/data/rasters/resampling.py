@@ -1,4 +1,4 @@
-"""Windows at another scale: averaged where pixels become fewer, interpolated where they become more.
+"""Resample windows to another scale: average to fewer pixels, interpolate to more.
 
 A pixel is valid only if everything that it was made of is.
 """
@@ -26,7 +26,7 @@ _ROUNDED: Final = 1.01
 
 
 class Axis(NamedTuple):
-    """Where pixels of the result lie along one axis: number i covers [start + i * step, start + (i + 1) * step)."""
+    """Pixels of the result along one axis: number i covers [start + i * step, start + (i + 1) * step)."""
 
     start: float
     step: float
@@ -47,7 +47,7 @@ class Axis(NamedTuple):
         return Axis(self.start + begin * self.step, self.step, end - begin)
 
     def moved(self, by: float) -> Axis:
-        """The same, counted from another pixel."""
+        """The axis counted from another pixel."""
         return Axis(self.start - by, self.step, self.num)
 
 
@@ -68,7 +68,7 @@ def padded(reader: Reader, window: Window, bands: list[int] | None = None, level
 
 
 def padded_present(reader: Reader, window: Window) -> NDArray[np.bool_]:
-    """What `protocol.present` says of a window that may reach outside, where nothing is: [h, w]."""
+    """`raster_reader.present` for a window that may reach outside, where nothing is: [h, w]."""
     inside = _part_inside(window, (reader.height, reader.width))
     out = np.zeros((window.height, window.width), np.bool_)
     if inside.height > 0 and inside.width > 0 and 0 <= window.slice < reader.slices:
@@ -217,7 +217,7 @@ def _nearest(line: Axis) -> NDArray[np.int64]:
 
 
 def _taps(line: Axis, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which pixels make each pixel of the result, and with what weight: both [taps, count]."""
+    """Input pixels of each pixel of the result, and their weights: both [taps, count]."""
     begin = line.start + np.arange(line.num) * line.step
     if line.step < 1:  # bilinear between the centres
         center = begin + line.step / 2 - 0.5

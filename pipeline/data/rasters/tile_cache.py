@@ -1,4 +1,4 @@
-"""Windows of remote rasters on the node's disk: a fixed raster of cells, each kept as decoded pixels.
+"""A cache of remote rasters on the node's disk: decoded pixels in cells of a fixed raster.
 
 A cell is a tile of the file where tiles are of a usual size, so that reading one decodes nothing twice. LZ4 behind a
 bit shuffle is decoded several times faster than the file's own compression: what is on the disk comes faster than
@@ -30,7 +30,7 @@ _LENGTH: Final = struct.Struct("<I")
 class TileCache:
     """The cells of one level of a raster.
 
-    `name` tells everything that the pixels depend on: URI, stamp, way of reading, level, bands. `tile` is the height
+    `name` holds everything that the pixels depend on: URI, stamp, way of reading, level, bands. `tile` is the height
     and width of the file's blocks; 0: unknown.
     """
 
@@ -88,7 +88,7 @@ def _around(cells: list[Window]) -> Window:
 
 
 def _slices(inner: Window, outer: Window) -> tuple[slice, slice]:
-    """Where one window lies in another one that holds it."""
+    """Slices of a window inside another one that contains it."""
     row, col = inner.row - outer.row, inner.col - outer.col
     return slice(row, row + inner.height), slice(col, col + inner.width)
 

@@ -56,7 +56,7 @@ def divide(height: int, width: int, rows: int, cols: int, slices: int = 1) -> It
 
 
 def num_windows(height: int, width: int, rows: int, cols: int, slices: int = 1) -> int:
-    """How many windows `divide` gives, without making them."""
+    """Number of windows that `divide` gives, without making them."""
     return -(-height // rows) * -(-width // cols) * slices
 
 
@@ -89,7 +89,7 @@ def starts(length: int, size: int, overlap: float = 0.0) -> list[int]:
 
 
 def num_starts(length: int, size: int, overlap: float = 0.0) -> int:
-    """How many `starts` there are, without making them."""
+    """Number of `starts`, without making them."""
     return 1 if length <= size else -(-(length - size) // _stride(size, overlap)) + 1
 
 

@@ -1,4 +1,4 @@
-"""Which bands of each scene's file are those of the data set: matched by name, where files name their bands."""
+"""Match the bands of each scene's file to those of the data set, by name where files name their bands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONVERT: Final = "convert them, for instance with `gdal_translate -ot`"
 
 @dataclass(frozen=True)
 class Matched:
-    """What the scenes have in common.
+    """Bands and dtype that the scenes have in common.
 
     Attributes:
         bands: names of the bands of all scenes.
@@ -136,7 +136,7 @@ def _contradict(ours: Sequence[str], theirs: Sequence[str]) -> bool:
 
 
 def _apart(data: Data, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Of bands in files of their own, the names that the recipe calls them by, unless a file has several bands."""
+    """Names that the recipe gives to bands in files of their own, unless a file has several bands."""
     names = tuple(data.bands_apart or ())
     return names if len(names) == len(wanted) and band_names.is_unnamed(wanted) else wanted
 

@@ -1,4 +1,4 @@
-"""Tables that people write: CSV from any editor, spreadsheet or system."""
+"""Read CSV tables from any editor, spreadsheet or system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes: what they are, and how images and labels are found: by patterns, or from a list."""
+"""Discover the files of scenes: images, labels, areas and footprints, by patterns or from a list."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAIR_BY: Final = "pair all of them by data."
 
 @dataclass(frozen=True)
 class Discovery:
-    """What lies in a folder: scenes by id, of which some may lack a label or have two, and what is wrong with that.
+    """Result of discovery: scenes by id, of which some may lack a label or have two, and all problems.
 
     `unmatched` says which labels belong to no image, "" if none; it is among the problems if there are others.
     """
@@ -62,7 +62,7 @@ def find(data: Data) -> list[SceneFiles]:
 
 
 def survey(data: Data) -> Discovery:
-    """The same, with what is wrong beside what is there, so that the scenes can be looked at all the same.
+    """As `find`, but problems are returned with the scenes, so that the scenes can be inspected all the same.
 
     Labels without an image are only said in the log if nothing else is wrong: the others can be used without them.
 
@@ -121,7 +121,7 @@ def _say_unfetched(data: Data, root: str) -> None:
 
 
 def _unmatched(labels: Iterable[str], used: Container[str]) -> str:
-    """Which labels belong to no image."""
+    """Message about labels that belong to no image."""
     names = sorted(_name(label) for label in labels if label not in used)
     if len(names) > 1:
         return f"{len(names)} labels belong to no image: {some(names)}"

@@ -1,4 +1,4 @@
-"""What is unusual about images, found in a few of their blocks: alpha that is no mask, nodata among valid pixels.
+"""Notices about images from a few of their blocks: alpha that is no mask, nodata among valid pixels.
 
 Nothing here is an error: `index` says it, and which line of a recipe decides otherwise.
 """
@@ -29,7 +29,7 @@ _PAGE: Final = ", page 1 of "
 
 @dataclass(frozen=True)
 class AlphaValues:
-    """What alpha bands hold in some blocks of an image.
+    """Values of the alpha bands in some blocks of an image.
 
     Attributes:
         count: different values.
@@ -47,14 +47,14 @@ class AlphaValues:
 
 @dataclass(frozen=True)
 class FileNotices:
-    """What is unusual about one image: its alpha, and bands whose nodata value lies among valid pixels."""
+    """Unusual properties of one image: its alpha, and bands whose nodata value occurs among valid pixels."""
 
     alpha: AlphaValues | None = None
     nodata: tuple[tuple[str, float], ...] = ()
 
 
 def alpha_values(uri: str, info: RasterInfo, reading: Reading) -> AlphaValues | None:
-    """What the alpha bands of an image hold in its first, middle and last block; None if it has none.
+    """Values of the alpha bands of an image in its first, middle and last block; None if it has none.
 
     Args:
         uri: of the image.
@@ -111,7 +111,7 @@ def _is_foreign(value: float, values: NDArray[Any]) -> bool:
 
 
 def warnings(found: Mapping[str, FileNotices], infos: Mapping[str, RasterInfo], data: Data) -> list[str]:
-    """What there is to say about scenes, one line for all scenes that have the same.
+    """Warnings about scenes, one line for all scenes that have the same.
 
     Args:
         found: what is unusual about scenes, by id.

@@ -1,4 +1,4 @@
-"""Outlines: geometries that no file holds, such as those of STAC items, as GeoJSON text in longitude and latitude."""
+"""Footprints as GeoJSON text in longitude and latitude, such as those of STAC items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_outline(uri: str) -> bool:
 
 
 def name(uri: str) -> str:
-    """What messages call a footprint: its file, or whose geometry it is."""
+    """Name of a footprint in messages: its file, or the item whose geometry it is."""
     return NAME if is_outline(uri) else uri
 
 

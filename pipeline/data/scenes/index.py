@@ -1,4 +1,4 @@
-"""Making the manifest: scenes are found, looked at unless that was done before, and divided into splits."""
+"""The verb `index`: discover and inspect scenes, divide them into splits, write the manifest."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def index(recipe: Recipe, *, progress: Advance | None = None) -> Manifest:
             problems.insert(0, error)
     bands = band_matching.matched(infos, data)
     if before is not None and known and (bands.file_bands or bands.bands) != (before.file_bands or before.bands):
-        # What the last manifest tells of their bands is not all that their files hold.
+        # The last manifest does not know all bands that their files hold.
         inspections |= inspection.inspect_scenes([f for f in found if f.id in known], classes, data, progress)
         problems += [problem for i in known if i in inspections for problem in inspections[i].problems]
         infos = {f.id: info for f in found if (info := inspections[f.id].info) is not None}
@@ -204,7 +204,7 @@ def _before(recipe: Recipe) -> Manifest | None:
 
 
 def _seen(found: Sequence[SceneFiles]) -> dict[str, str]:
-    """For each scene 16 hex digits of the sizes and dates, or ETags, of its files; "" where one is missing."""
+    """16 hex digits of the sizes and dates, or ETags, of each scene's files; "" where one is missing."""
 
     stamps = staleness.stamps(file for f in found for file in f.files)
     return {
@@ -228,7 +228,7 @@ def _known(before: Manifest | None, found: Sequence[SceneFiles], seen: Mapping[s
 
 
 def _remembered(before: Manifest | None, known: Mapping[str, Scene]) -> dict[str, Inspection]:
-    """What looking at these scenes again would tell."""
+    """Inspections of scenes that have not changed, made from the last manifest."""
     if before is None:
         return {}
     bands = before.file_bands or before.bands
@@ -356,5 +356,5 @@ def _log_changes(before: Manifest, after: Manifest) -> None:
         "changed": sorted(i for i in now.keys() & then.keys() if now[i].stamp != then[i].stamp),
         "moved to another split": sorted(i for i in now.keys() & then.keys() if now[i].split != then[i].split),
     }
-    told = [f"{len(ids)} {what} ({some(ids)})" for what, ids in changes.items() if ids]
-    logger.info("since manifest %s: %s", before.digest[:12], "; ".join(told) or "no scene has changed")
+    changed = [f"{len(ids)} {what} ({some(ids)})" for what, ids in changes.items() if ids]
+    logger.info("since manifest %s: %s", before.digest[:12], "; ".join(changed) or "no scene has changed")

@@ -1,4 +1,4 @@
-"""Looking at scenes one by one before any work is based on them, so that all that is wrong is said at once."""
+"""Inspect scenes one by one, so that everything that is wrong is reported at once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def inspect_scene(found: SceneFiles, classes: Classes, data: Data) -> Inspection
         stamps.append(footprint.stamp)
         if footprint.misses:
             logger.warning(
-                "scene %s: nothing of it is valid, for it lies beside its footprint, %s", found.id, footprint.misses
+                "scene %s: nothing of it is valid, for it is outside its footprint, %s", found.id, footprint.misses
             )
     if info is not None and BENT in info.format:
         logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
@@ -95,7 +95,7 @@ def all_of(problems: Sequence[DataError]) -> DataError:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What opening a scene told: header (None if it could not be read), content stamp, labelled pixels, problems.
+    """Result of opening a scene: header (None if it could not be read), content stamp, labelled pixels, problems.
 
     `bands` is as in `Scene`, of scenes of the last manifest; `label` is all that the label says, if it was opened now.
     """

@@ -135,7 +135,7 @@ def _from_stac(tree: Any, uri: str, keys: list[str] | None, geometry: bool) -> l
 
 
 def _files(item: Mapping[str, Any], keys: list[str] | None) -> tuple[list[str], str | None]:
-    """Where an item's image is, and its label if it has one.
+    """URI of an item's image, and of its label if it has one.
 
     Raises:
         ManifestError: it does not say; the message is what an item has.

@@ -1,4 +1,4 @@
-"""The manifest: one row per scene. Its digest is the version of the data. How it is made is in indexing.py."""
+"""The manifest: one row per scene. Its digest is the version of the data."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class Manifest:
         return replace(manifest, file_bands=file_bands, file_nodata=metadata.get("file_nodata"))
 
     def summary(self) -> dict[str, Any]:
-        """What was found, as plain JSON."""
+        """Counts by split and class, as plain JSON."""
         sizes = sorted((s.height * s.width, s.height, s.width) for s in self.scenes)
         return {
             "digest": self.digest,
@@ -195,14 +195,14 @@ class Manifest:
 
 
 def _entry(scene: Scene, root: str) -> dict[str, Any]:
-    """What the digest covers of a scene: all of it, but the folder it is in and the dates of its files."""
+    """The fields of a scene that the digest covers: all but the folder it is in and the dates of its files."""
     row = asdict(scene) | _relative_uris(scene, root)
     later = sorted(key for key, value in row.items() if key not in _DIGEST_FIELDS and value and key != "seen")
     return {key: row[key] for key in (*_DIGEST_FIELDS, *later)}
 
 
 def _entry_of_old(scene: Scene, root: str) -> list[Any]:
-    """What the digest covered up to version 3."""
+    """The fields that the digest covered up to version 3."""
     paths = _relative_uris(scene, root)
     row: list[Any] = [scene.id, paths["image"], paths["label"], scene.stamp, scene.split, scene.group]
     if _is_special(scene):

@@ -1,4 +1,4 @@
-"""Pairing files by patterns with {id}: which files of a list belong to which scene.
+"""Pair files by patterns with {id}: which files of a list belong to which scene.
 
 `{id:^[a-z]+}` stands for what the regular expression finds in the id (its first bracket, if it has one): scenes of
 which it is the same share a file.
@@ -17,7 +17,7 @@ from typing import Final
 from pipeline import store
 from pipeline.errors import ManifestError, PipelineError
 
-# GDAL and QGIS put these beside a raster; a glob such as images/* finds them, too.
+# GDAL and QGIS put these next to a raster; a glob such as images/* finds them, too.
 _SIDECARS: Final = (".aux.xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".wld", ".prj", ".txt", ".csv", ".json", ".db")
 # And people these.
 _HEAD_BYTES: Final = 512
@@ -50,7 +50,7 @@ def files(pattern: str, root: str) -> list[str]:
 
 def found(pattern: str, root: str = "") -> tuple[list[str], list[str]]:
     """Files that a pattern finds, and those that a wildcard of it finds though they are no rasters or labels: what
-    programs and people put beside images."""
+    programs and people put next to images."""
     everything = store.glob(pattern, root=root)
     odd = [file for file in everything if not _is_usable(file)]
     if odd:
@@ -60,8 +60,8 @@ def found(pattern: str, root: str = "") -> tuple[list[str], list[str]]:
         )
     if not glob.has_magic(pattern):
         return everything, []
-    beside = tuple(ending for ending in (*_SIDECARS, *_PAPERS, *_PARTS) if not pattern.lower().endswith(ending))
-    passed = {file for file in everything if file.lower().endswith(beside) or _is_note(file)}
+    sidecars = tuple(ending for ending in (*_SIDECARS, *_PAPERS, *_PARTS) if not pattern.lower().endswith(ending))
+    passed = {file for file in everything if file.lower().endswith(sidecars) or _is_note(file)}
     return [file for file in everything if file not in passed], sorted(passed)
 
 
@@ -133,7 +133,7 @@ def _filled(pattern: str, scene: str) -> str | None:
 
 
 def _base(pattern: str, root: str) -> int:
-    """How much of a file's path is not the pattern's."""
+    """Length of the part of a file's path that the pattern does not cover."""
     return len(root) + 1 if store.join(root, pattern) != pattern else 0
 
 

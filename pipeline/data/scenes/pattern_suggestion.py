@@ -1,4 +1,4 @@
-"""Labels whose names differ from those of images: the pattern that pairs them, found by trying."""
+"""Suggest the pattern that pairs labels with images of other names, found by trying."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _candidates(stems: Sequence[str], folder: str, files: Sequence[str], images:
 
 
 def _shared(stems: Sequence[str]) -> list[str]:
-    """What is left of the names without the beginning and the end that all of them share."""
+    """The names without the beginning and the end that all of them share."""
     prefix = _beginning(list(stems))
     suffix = _beginning([stem[::-1] for stem in stems])[::-1]
     prefix, suffix = re.sub(r"[0-9]+$", "", prefix), re.sub(r"^[0-9]+", "", suffix)
@@ -99,7 +99,7 @@ def _shared(stems: Sequence[str]) -> list[str]:
 
 
 def _beginning(names: Sequence[str]) -> str:
-    """What all names begin with."""
+    """The common beginning of all names."""
     first, last = min(names), max(names)
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     return "".join(letter for letter, _ in same)

@@ -1,4 +1,4 @@
-"""Files whose content was not fetched: links to nothing, and the small files that stand for large ones.
+"""Files whose content was not fetched: dangling links, and pointer files of git-annex, Git LFS and DVC.
 
 git-annex leaves a link into `.git/annex/objects` or a file with such a path; Git LFS and DVC leave a small text file.
 """
@@ -28,7 +28,7 @@ _FETCH: Final = {
 
 @dataclass(frozen=True)
 class Pointer:
-    """A file whose content is elsewhere: its path, what left it (`link` if nobody knows), and what it points to."""
+    """A file whose content was not fetched: its path, the program that left it (`link` if unknown), and its target."""
 
     path: str
     kind: str
@@ -41,7 +41,7 @@ class Pointer:
 
 
 def pointer(path: str) -> Pointer | None:
-    """What a local file stands for, if its content was not fetched; None of other files and of URIs."""
+    """The pointer that a local file is, if its content was not fetched; None for other files and for URIs."""
     if not store.is_local(path):
         return None
     file = Path(path)

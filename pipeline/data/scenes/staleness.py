@@ -1,4 +1,4 @@
-"""Training on a file that changed after it was indexed is an error: the manifest would name other data than were used.
+"""Refuse files that changed after they were indexed: the manifest would name other data than were used.
 
 Each process asks for size and date (or ETag) of a scene's files when it first reads it; of local files again each time,
 which costs microseconds, so that one that is replaced while training runs is noticed. Only where these differ, as after
@@ -73,7 +73,7 @@ def forget() -> None:
 def check(scene: Scene, classes: Classes, data: Data) -> None:
     """Refuse a scene whose files are not those that the manifest describes.
 
-    Files elsewhere are asked for once per process and scene, local ones each time. Of a local folder, what changes
+    Remote files are checked once per process and scene, local ones each time. Of a local folder, what changes
     inside a file of it after the first time is not seen.
 
     Raises:

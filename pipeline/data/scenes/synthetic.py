@@ -1,8 +1,8 @@
-"""A small made-up world for the demo and the tests: seeded, georeferenced, hard enough to need a network.
+"""A small synthetic data set for the demo and the tests: seeded, georeferenced, hard enough to need a network.
 
 Seven regions of one UTM zone, each seen in two seasons. What the four classes look like depends on the region (soil,
 water, crops), the season (how green), and the scene (sun, haze, gain). Their spectra overlap on purpose: green fields
-have the mean colour of forest, bare fields that of roofs, shadows that of water. What tells them apart is texture:
+have the mean colour of forest, bare fields that of roofs, shadows that of water. What distinguishes them is texture:
 smooth water, speckled canopy, rows and parcels, blocks with shadows. Whole regions are held out for validation and
 test, so a score says how well a network does in a region it has never seen.
 """
@@ -149,8 +149,8 @@ def _axes(rng: np.random.Generator, size: int, warp: float) -> tuple[Array, Arra
 def _mix(share: Array, first: Sequence[float], second: Sequence[float]) -> Array:
     """Spectra [4,H,W] between `first` (share 0) and `second` (share 1)."""
     a, b = (np.asarray(s, np.float32)[:, None, None] for s in (first, second))
-    mixed: Array = a + share * (b - a)
-    return mixed
+    blended: Array = a + share * (b - a)
+    return blended
 
 
 def _water(rng: np.random.Generator, region: Region, size: int) -> Array:
@@ -199,7 +199,7 @@ def _shift(a: Pixels, sun: float, length: float) -> Pixels:
 
 
 def _sense(rng: np.random.Generator, image: Array, season: Season) -> NDArray[np.uint16]:
-    """What the instrument makes of reflectance: sun, haze, a brightness ramp, noise."""
+    """Simulate the instrument: sun, haze, a brightness ramp and noise on reflectance."""
     size = image.shape[-1]
     ramp = 1 + 0.08 * _noise(rng, size, size / 3)
     gain = season.sun * rng.uniform(0.85, 1.15) * rng.uniform(0.95, 1.05, (len(BANDS), 1, 1))

@@ -1,4 +1,4 @@
-"""What several decoders are made of."""
+"""Blocks that several decoders share."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def stage_at(strides: Sequence[int], stride: int) -> int | None:
 def climb(
     features: Sequence[Tensor], center: nn.Module, blocks: Iterable[nn.Module], joins: Sequence[int | None], spend: bool
 ) -> Tensor:
-    """What comes of the deepest stage after `center` and one block after the other, each with the stage that it joins.
+    """Apply `center` to the deepest stage, then one block after the other, each with the stage that it joins.
 
     `spend`: `features` is a list that nobody needs afterwards. It is emptied, and each stage is dropped when it has
     served.

@@ -87,7 +87,7 @@ class PyramidConv(ConcatConv):
         return out
 
     def _spread(self, x: Tensor, cells: int) -> Tensor:
-        """What each tap of each cell adds to each pixel, [k·k·cells·cells,H·W]."""
+        """Contribution of each tap of each cell to each pixel, [k·k·cells·cells,H·W]."""
         rows, columns = (
             shifted(bilinear(cells, size, x, align_corners=self.align_corners), self.kernel_size[0])
             for size in x.shape[-2:]
@@ -130,7 +130,7 @@ def shifted(matrix: Tensor, kernel: int) -> Tensor:
 
 
 def tapped(x: Tensor, weight: Tensor) -> Tensor:
-    """What `weight` [O,I,k,k] makes of `x` [N,I,b,b] tap by tap, [N,O,k·k·b·b]."""
+    """Convolution of `x` [N,I,b,b] with `weight` [O,I,k,k] tap by tap, [N,O,k·k·b·b]."""
     outputs, inputs, kernel, _ = weight.shape
     each = F.conv2d(x, weight.permute(2, 3, 0, 1).reshape(-1, inputs, 1, 1))
     return each.view(x.shape[0], kernel * kernel, outputs, -1).transpose(1, 2).flatten(2)

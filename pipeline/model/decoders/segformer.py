@@ -15,7 +15,7 @@ from pipeline.recipe import networks as recipe
 
 
 class Decoder(nn.Module):
-    """A linear layer on each stage, all enlarged to the shallowest, joined and mixed by one more linear layer.
+    """A linear layer on each stage, all enlarged to the shallowest, concatenated and fused by one more linear layer.
 
     Nothing stands between the two linear layers, and both commute with interpolation: the second is multiplied into
     the first, works at the size of each stage, and what is enlarged is summed, not concatenated.

@@ -1,4 +1,4 @@
-"""The largest maps of a network a strip of rows at a time: what lies between two of them is never there in full."""
+"""Compute the largest maps of a decoder in strips of rows, so that intermediate maps are never stored in full."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The expanding path: doubling, the level of that size beside it, two convolutions.
+    """The expanding path: doubling, concatenation with the level of that size, two convolutions.
 
     Attributes:
         channels, stride: of the map that comes out.

@@ -132,7 +132,7 @@ def nest(strides: Sequence[int]) -> list[Node]:
 
 
 def last_readings(nodes: Sequence[Node]) -> list[list[str | int]]:
-    """For each block the maps that no later block reads."""
+    """Maps that no later block reads, for each block."""
     last = {key: number for number, node in enumerate(nodes) for key in (node.below, *node.beside)}
     return [[key for key, at in last.items() if at == number] for number in range(len(nodes))]
 

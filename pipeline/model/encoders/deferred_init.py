@@ -1,4 +1,4 @@
-"""Building models quickly: random weights are drawn once, on all processors, and on the meta device never."""
+"""Build models quickly: random initialisation is deferred, done once by all processors, and skipped on meta."""
 
 from __future__ import annotations
 

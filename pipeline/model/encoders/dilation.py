@@ -1,4 +1,4 @@
-"""Convolutions and pools set anew: dilated instead of strided, or padded where they eat the edges of the image."""
+"""Replace strides of convolutions and pools by dilation, and pad those that crop the edges of the image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Change:
 
 
 def held(model: nn.Module, image: Tensor, stride: int, keep: frozenset[str]) -> dict[str, Change]:
-    """What to change so that no map is coarser than `stride`, by layer names: the rule of timm and torchvision.
+    """Changes by layer name so that no map is coarser than `stride`: the rule of timm and torchvision.
 
     A layer that would make the map coarser no longer strides, and every later kernel is dilated by what was left out
     (Yu & Koltun 2016). With zero padding the map's pixels at the old places keep their values.
@@ -62,7 +62,7 @@ def held(model: nn.Module, image: Tensor, stride: int, keep: frozenset[str]) -> 
 
 
 def padded(model: nn.Module) -> dict[str, Change]:
-    """What to change in a model that pads nothing, so that each layer gives as many pixels as it has strides."""
+    """Changes to a model that pads nothing, so that each layer gives as many pixels as it has strides."""
     changes = {}
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv2d, *_POOLS)) and not isinstance(module.padding, str):

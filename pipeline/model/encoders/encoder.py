@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         stages: number of features.
         multiple: height and width of the input must be multiples of it.
         nested: whether the deepest feature depends on every parameter that any feature depends on.
-        num_prefix_tokens: tokens beside those of the image that `forward_tokens` gives; 0 for most.
+        num_prefix_tokens: tokens in addition to those of the image that `forward_tokens` gives; 0 for most.
     """
 
     def __init__(  # noqa: PLR0913 - each is a field of the recipe

@@ -1,4 +1,4 @@
-"""How a timm model becomes features at powers of two: found out on torch's meta device, which costs no arithmetic."""
+"""Plan how a timm model gives features at powers of two, found on torch's meta device without computation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LEVELS: Final = 4  # of a tower's pyramid
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of a model: the arguments of `Encoder` that its shape depends on."""
+    """Arguments of `Encoder` that the shape of a model depends on."""
 
     name: str
     bands: int = 3
@@ -40,12 +40,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to build, and what comes out of it."""
+    """How to build a model, and its features."""
 
     kind: Kind
     """Stages that begin at stride 1 or 2; that begin later; or a tower of blocks at one stride or two."""
     options: Mapping[str, Any]
-    """Of timm.create_model, beside the name."""
+    """Arguments of timm.create_model in addition to the name."""
     taps: tuple[measure.Tap, ...]
     """The outputs of the timm model."""
     levels: tuple[pyramid.Level, ...] = ()
@@ -106,7 +106,7 @@ def possible(request: Request) -> bool:
 
 
 def description(name: str) -> dict[str, Any]:
-    """What timm says of a model: image size, names of the first convolution and the classifier."""
+    """timm's description of a model: image size, names of the first convolution and the classifier."""
     config = timm.get_pretrained_cfg(name)
     return {} if config is None else dict(config.to_dict())
 
@@ -151,7 +151,7 @@ def _find(request: Request) -> Plan:
                 return _probe(request, extra, size)
             except (RecipeError, measure.NotHeldError):
                 raise
-            except Exception as error:  # whatever a foreign model raises: if nothing works, it is told below
+            except Exception as error:  # whatever a foreign model raises: if nothing works, the error below says so
                 problems.append(error)
     if request.drop_path and any("drop_path" in str(error) for error in problems):
         raise RecipeError(f"model.drop_path: {request.name} has no stochastic depth", "set model.drop_path=0")
@@ -221,7 +221,7 @@ def _probe(request: Request, extra: dict[str, Any], size: Size | None) -> Plan:
 
 
 def _layout(request: Request, given: Mapping[int, int]) -> tuple[Kind, Size, tuple[measure.Tap, ...]]:
-    """Which of timm's outputs (number -> stride) to take: the last at each stride, or of a tower some, evenly."""
+    """timm's outputs to use (number -> stride): the last at each stride, or of a constant stride some, evenly."""
     scale = _scale(list(given.values()))
     taps = [measure.Tap(i, 1 << round(math.log2(r * scale[1] / scale[0]))) for i, r in given.items()]
     last = {tap.stride: tap for tap in taps}

@@ -1,4 +1,4 @@
-"""Gradient checkpointing of any model: its blocks are computed again for the backward pass instead of kept."""
+"""Gradient checkpointing of any model: its blocks are recomputed in the backward pass instead of stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a drawn model: sizes and widths of its features, and the parameters that they depend on."""
+"""Run a model to find sizes and widths of its features, and the parameters that they depend on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Image:
-    """How images reach the model; see `Plan.size` and `Plan.scale`."""
+    """How images are given to the model; see `Plan.size` and `Plan.scale`."""
 
     bands: int
     size: Size | None
@@ -48,7 +48,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run told."""
+    """Result of one run."""
 
     taps: tuple[Tap, ...]
     multiple: int
@@ -64,7 +64,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of several runs the best: one with exact sizes, else one that is off by a few pixels, else none."""
+    """The best of several runs: one with exact sizes, else one that is off by a few pixels, else none."""
 
     found: Measured | None
     problem: Exception | None
@@ -75,7 +75,7 @@ class Outcome:
         return self.found is not None and self.found.exact
 
     def measured(self) -> Measured:
-        """What was found.
+        """The measurement.
 
         Raises:
             Exception: what the model raised first, if it never worked.

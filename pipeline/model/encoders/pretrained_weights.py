@@ -1,4 +1,4 @@
-"""Encoder weights from a file: whatever its prefixes and classifier, say what fitted."""
+"""Load encoder weights from a file, whatever its prefixes and classifier, and report what fitted."""
 
 from __future__ import annotations
 

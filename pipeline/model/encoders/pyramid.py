@@ -1,4 +1,4 @@
-"""Features of a plain transformer, all at one stride, made into a pyramid."""
+"""A feature pyramid from the features of a plain transformer, which have one stride."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ YES_NO: Final[tuple[Task, ...]] = ("binary", "multilabel")
 
 @dataclass(frozen=True)
 class Kind:
-    """How a section becomes a term."""
+    """Makes a term from its section."""
 
     make: Callable[[Any, int, Task, Weights], Term]
     """From the section, the number of channels of the logits, the task and the class weights."""

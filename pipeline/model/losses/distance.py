@@ -30,7 +30,7 @@ class BoundaryTerm(MeanTerm):
     def sums(self, evidence: Evidence) -> Tensor:
         """See `Term.sums`."""
         signed = _signed_distance(evidence.truth > 0, evidence.channels_valid).to(evidence.dtype)
-        # A pixel of the class beside one that is not is on the edge, and has 0; its neighbour has 1.
+        # A pixel of the class next to one that is not is on the edge, and has 0; its neighbour has 1.
         signed = torch.where(signed < 0, signed + 1, signed)
         return _weighted(evidence.p * signed, evidence, self.class_weights)
 

@@ -1,4 +1,4 @@
-"""What a network says about a batch and what is true, as the terms of a loss need it; each thing is made once."""
+"""Logits and targets of a batch as the terms of a loss need them; each quantity is computed once."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ class Evidence:
     def scores(self) -> Tensor:
         """Logits [N,K,H,W]."""
         scores = self.logits.to(self.dtype)
-        if self.logits.device.type == "cpu" and bool(self.valid.all()):  # elsewhere asking would wait for the device
+        if self.logits.device.type == "cpu" and bool(
+            self.valid.all()
+        ):  # on other devices this check would wait for the device
             return scores
         return scores.masked_fill(~self.channels_valid, 0)
 
@@ -153,7 +155,7 @@ class Evidence:
         """Soft true positives, false positives, false negatives and true negatives per class [4,K], pixels by their
         weight.
 
-        Each is a sum of products that are not negative, so that a small one keeps all its digits beside a large one;
+        Each is a sum of products that are not negative, so that a small one keeps all its digits next to a large one;
         differences of `regions` would lose them where a class is nearly everywhere.
         """
         p, truth, v = self.p, self.truth, self.channels_known
@@ -223,7 +225,7 @@ def check(logits: Tensor, mask: Tensor, weights: Tensor | None, task: Task) -> t
 
 
 def _check_ids(mask: Tensor, classes: int) -> None:
-    """On a CPU only: elsewhere the question would wait for the device, which stops by itself at a wrong id."""
+    """Check on a CPU only: other devices would have to be waited for, and stop by themselves at a wrong id."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return
     beyond = mask >= classes

@@ -1,4 +1,4 @@
-"""One pass over the logits for everything that pixel and region losses need, with its own way back.
+"""A single pass over the logits for everything that pixel and region losses need, with a backward of its own.
 
 All these losses are functions of a few small things: the log-probability of the true class at each pixel (one number
 where the logits have K) and sums per class. Their gradient in the logits needs only the softmax, which is made again
@@ -30,7 +30,7 @@ _PIXELS: Final = 1 << 15
 
 
 class Softmax(NamedTuple):
-    """What the pass gives, in the precision of the sums."""
+    """Results of the pass, in the precision of the sums."""
 
     log_p: Tensor
     """[N,H,W]: log-probability of the true class; 0 at IGNORE. Empty if not wanted."""
@@ -73,7 +73,7 @@ def softmax_pass(
 def _plain(
     logits: Tensor, mask: Tensor, weights: Tensor | None, spreads: Tensor, regions: bool, dtype: torch.dtype
 ) -> Softmax:
-    """The same with torch's own gradients."""
+    """The same results with torch's own gradients."""
     classes = logits.shape[1]
     valid = mask != IGNORE
     index = torch.where(valid, mask, 0).long()[:, None]
@@ -175,7 +175,7 @@ class _Block(NamedTuple):
         x, ids = logits[images, :, rows].flatten(2).to(dtype), mask[where].flatten(1)
         unknown = ids == IGNORE
         index = ids.long()
-        if x.device.type != "cpu" or bool(unknown.any()):  # elsewhere the question would wait for the device
+        if x.device.type != "cpu" or bool(unknown.any()):  # on other devices this check would wait for the device
             index = index.masked_fill(unknown, 0)
             x = x.masked_fill(unknown[:, None], 0)
         v = (~unknown).to(dtype)

@@ -1,4 +1,4 @@
-"""A weighted sum of terms, on one map of logits or on everything a network gives while it learns."""
+"""The loss: a weighted sum of terms, on one map of logits or on all outputs of a network."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class _Extension(torch.autograd.Function):
 
 
 def _growth(errors: Tensor, truth: Tensor, v: Tensor, weighted: bool) -> tuple[Tensor, Tensor]:
-    """How much each pixel's error counts [R,M], and whether there is any truth [R].
+    """Weight of each pixel's error [R,M], and whether there is any foreground [R].
 
     It is the growth of the Jaccard loss when the pixels are got wrong one after the other, largest error first. With
     G true pixels of which F are wrong, and B others wrong, the loss is 1 - (G - F) / (G + B). Its growth is written

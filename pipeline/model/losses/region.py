@@ -17,7 +17,7 @@ _TINY: Final = 1e-30
 
 @dataclass(frozen=True)
 class RegionTerm:
-    """What they share; sums per class: intersection, prediction, truth, pixels."""
+    """Base of region terms; sums per class: intersection, prediction, truth, pixels."""
 
     classes: int
     skip_absent: bool = True

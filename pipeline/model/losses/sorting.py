@@ -1,7 +1,7 @@
-"""Sorting rows of numbers, which is where Lovász and the hardest pixels spend their time.
+"""Sort rows of numbers, which takes most of the time of Lovász losses and OHEM.
 
 numpy sorts with the vector instructions of the processor and torch does not: 64-bit keys of a 512² chip take it a
-tenth of the time. Elsewhere than on a CPU torch's sort is the fast one.
+tenth of the time. On other devices torch's sort is the fast one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names of SMP's native encoders' layers, from ours: both orders of convolutions are the same, all else differs."""
+"""Names of layers of SMP's native encoders, from those of timm's models."""
 
 from __future__ import annotations
 

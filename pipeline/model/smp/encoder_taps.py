@@ -1,4 +1,4 @@
-"""SMP's 76 encoders as timm's models: which model, which modules make up each stage, and what is changed in them.
+"""SMP's 76 encoders as timm models: which model, which modules make up each stage, and what is changed in them.
 
 A stage is a run of modules, each with the path that names it; what comes out of the last one is the feature. So the
 network holds nothing that no feature needs.
@@ -20,7 +20,7 @@ Stages = list[Stage]
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of SMP's encoders comes from."""
+    """The timm model of one of SMP's encoders."""
 
     model: str
     """timm's name."""
@@ -41,7 +41,7 @@ class Source:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of the features: down to 32, from 2, or from 4 if there are four of them."""
+        """Strides of the features: down to 32, from 2, or from 4 if there are four of them."""
         return (2, 4, 8, 16, 32)[-len(self.channels) :]
 
 

@@ -1,4 +1,4 @@
-"""SMP's twelve architectures in our words: options, weights' names, and how a checkpoint of each can be told."""
+"""SMP's twelve architectures as sections of this package: options, names of weights, and how to recognise each."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def guess(keys: Collection[str]) -> str | None:
 
 
 def _constants(made: Family, encoder: str) -> dict[str, Any]:
-    """What SMP decides by itself."""
+    """Options that SMP fixes."""
     if made.section in (recipe.UNet, recipe.UNetPlusPlus):
         return {"center": encoder.startswith("vgg")}
     return {"dropout": 0.0} if made.section is recipe.SegFormer else {}
@@ -251,7 +251,7 @@ def _aux(name: str, value: Any, classes: int) -> dict[str, Any] | None:
         return None
     if value.get("classes") != classes:
         raise RecipeError(
-            f"{name}: a label head of {value.get('classes')} classes beside {classes} classes of pixels",
+            f"{name}: a label head of {value.get('classes')} classes in addition to {classes} classes of pixels",
             "here both heads have the same; give aux_params=None to leave the label head away",
         )
     dropout = value.get("dropout")

@@ -1,4 +1,4 @@
-"""Where SMP's weights are: files, folders of `save_pretrained`, state dicts, and what wrappers put around them."""
+"""Find and read SMP's weights: files, folders of `save_pretrained`, state dicts, with prefixes of wrappers removed."""
 
 from __future__ import annotations
 

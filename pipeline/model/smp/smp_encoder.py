@@ -166,7 +166,7 @@ class SMPEncoder(nn.Module):
 
 
 class TimmEncoder(Encoder):
-    """What SMP calls `tu-NAME`: timm's model NAME, without a feature at stride 1 if it has one."""
+    """SMP's `tu-NAME`: timm's model NAME, without a feature at stride 1 if it has one."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Weights from segmentation_models_pytorch (SMP) 0.2 to 0.6: the same logits, in a network and a bundle of ours.
+"""Convert weights of segmentation_models_pytorch (SMP) 0.2 to 0.6 to a network and a bundle with the same logits.
 
     bundle = pipeline.from_smp("old.pth", architecture="unet", encoder="resnet34", classes=4)
     bundle = pipeline.from_smp("folder_of_save_pretrained")
@@ -40,7 +40,7 @@ _COUNTER: Final = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a checkpoint's tensors that are not in the network, and of ours that are not in it."""
+    """Unused tensors of a checkpoint, and tensors of the network that it lacks."""
 
     unused: tuple[str, ...]
     """Keys of the checkpoint: of layers that compute nothing in SMP either, and of what is no part of the network."""
@@ -48,7 +48,7 @@ class Loaded:
     """SMP's keys of what kept its initial value: only counters of batches."""
 
 
-def from_smp(  # noqa: PLR0913 - SMP's arguments, and what a bundle needs beside them
+def from_smp(  # noqa: PLR0913 - SMP's arguments, and what else a bundle needs
     source: str | Path | Mapping[str, Any],
     *,
     architecture: str | None = None,
@@ -72,7 +72,7 @@ def from_smp(  # noqa: PLR0913 - SMP's arguments, and what a bundle needs beside
         architecture: as SMP's create_model calls it: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3,
             deeplabv3plus, pan, upernet, segformer or dpt. A folder of `save_pretrained` knows it, and all below.
         encoder: SMP's `encoder_name`.
-        classes: number of classes that SMP was told; by default as many as the head has.
+        classes: number of classes that SMP was given; by default as many as the head has.
         in_channels: bands; by default 3.
         mean, std: of each band, in units of the raw pixels, that the network was trained on images less and over; by
             default 0 and 1: normalise by yourself.
@@ -91,9 +91,9 @@ def from_smp(  # noqa: PLR0913 - SMP's arguments, and what a bundle needs beside
     state, found = read(source)
     given = {"architecture": architecture, "encoder_name": encoder, "classes": classes, "in_channels": in_channels}
     known: dict[str, Any] = {**found, **{k: v for k, v in given.items() if v is not None}, **options}
-    tensors, elsewhere = without_prefix(state)
+    tensors, others = without_prefix(state)
     if "aux_params" in options and not options["aux_params"]:  # said on purpose
-        elsewhere += [key for key in tensors if key.startswith(PARTS[3])]
+        others += [key for key in tensors if key.startswith(PARTS[3])]
         tensors = {key: value for key, value in tensors.items() if not key.startswith(PARTS[3])}
     kind, name = _asked(known, tensors)
     bands = int(known.pop("in_channels", 3))
@@ -105,7 +105,7 @@ def from_smp(  # noqa: PLR0913 - SMP's arguments, and what a bundle needs beside
     with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
         network = build(section, bands, count)
     loaded = fill(network, tensors, kind)
-    loaded = Loaded((*loaded.unused, *elsewhere), loaded.missing)
+    loaded = Loaded((*loaded.unused, *others), loaded.missing)
     _tell(source, loaded)
     statistics = _statistics(bands, count, mean, std)
     network.set_statistics(statistics.mean, statistics.std)

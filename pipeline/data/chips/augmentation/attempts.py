@@ -1,4 +1,4 @@
-"""Trying a transform on an example of the chips, and what of its result is refused."""
+"""Try a transform on an example chip, and refuse results that lose the data."""
 
 from __future__ import annotations
 

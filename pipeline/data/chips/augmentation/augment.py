@@ -25,7 +25,7 @@ from pipeline.errors import RecipeError
 from pipeline.recipe import Augment, Data
 
 _INVALID: Final = 512 + IGNORE
-"""The mask, while it is augmented, of pixels that are invalid, or that interpolation mixed with invalid ones."""
+"""The mask, while it is augmented, of pixels that are invalid, or were interpolated from invalid ones."""
 
 
 class Augmentation:
@@ -161,14 +161,14 @@ def check(augments: Sequence[Augment], *, example: NDArray[Any] | None = None, p
 
 
 def planes_of(data: Data) -> int | None:
-    """For `check`: how many planes masks have, None for one mask of class ids."""
+    """Number of planes of masks for `check`; None for one mask of class ids."""
     return len(data.classes) if data.task == "multilabel" else None
 
 
 def example(
     low: Sequence[float] | NDArray[Any], high: Sequence[float] | NDArray[Any], size: int, dtype: Any
 ) -> NDArray[Any]:
-    """For `check`: noise [C, size, size] in the range of each band."""
+    """Noise [C, size, size] in the range of each band, for `check`."""
     least, most = (np.reshape(bound, (-1, 1, 1)) for bound in (low, high))
     values: NDArray[Any] = np.random.default_rng(0).uniform(least, most, (len(low), size, size)).astype(dtype)
     return values

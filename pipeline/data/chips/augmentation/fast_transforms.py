@@ -1,4 +1,4 @@
-"""What albumentations computes slowly, or not at all beyond uint8, computed fast: the same within rounding.
+"""Fast equivalents of slow albumentations transforms, for any dtype; equal within rounding.
 
 Quarter turns and flips by OpenCV on whole bands; brightness and contrast in one pass in the image's own type; gamma by
 a table of all values that occur. The definition, and every random draw, stays albumentations'.

@@ -1,4 +1,4 @@
-"""How much more than a chip augmentation must see, so that rotating and shrinking bring in pixels and not fill.
+"""Margins around a chip that geometric transforms need, so that rotating and shrinking bring in pixels and not fill.
 
 A chip is cut larger by this margin on every side, transformed, and cropped to its centre. Transforms are known by
 their attributes as albumentations 2.0 has them.
@@ -13,7 +13,7 @@ from typing import Any, Final
 from pipeline.data.chips.augmentation.transforms import composed, leaves
 
 _SPARE: Final = 2
-"""Pixels beside what geometry needs: interpolation looks at neighbours."""
+"""Pixels in addition to what geometry needs: interpolation reads neighbours."""
 _ELASTIC: Final = 1.9
 """Displacements of ElasticTransform are alpha times noise of deviation 0.28 / sigma, cut off at alpha: so many times
 alpha / sigma is more than six deviations."""
@@ -24,7 +24,7 @@ def margins(transforms: Sequence[Any], size: int) -> tuple[int, ...]:
     """Pixels on each side that are wanted before each of the transforms, in their order.
 
     At most `size`: what a transform needs beyond is filled, and ignored. 0 for all if a transform crops or resizes by
-    itself: it would see another share of the scene than it was told.
+    itself: it would see another share of the scene than its parameters say.
     """
     if any(_sizes(leaf) for transform in transforms for leaf in leaves(transform)):
         return (0,) * len(transforms)

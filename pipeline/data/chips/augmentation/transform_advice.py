@@ -1,4 +1,4 @@
-"""What to use instead of transforms that do not fit chips of any number of bands and any dtype."""
+"""Alternatives to transforms that do not work on any number of bands and any dtype."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transforms that a recipe names: albumentations', with ours in place of some, and how they are built and called.
+"""The transforms that a recipe names: how they are built, checked and called; some are replaced by our own.
 
 The only file that imports albumentations.
 """
@@ -40,7 +40,7 @@ _QUARTERS: Final = ("e", "r90", "r180", "r270")
 
 
 class RandomBrightnessContrast(albumentations.RandomBrightnessContrast):  # type: ignore[misc]
-    """The same for any dtype, in one pass."""
+    """RandomBrightnessContrast for any dtype, in one pass."""
 
     span: fast_transforms.Span | None = None
 
@@ -61,7 +61,7 @@ class RandomBrightnessContrast(albumentations.RandomBrightnessContrast):  # type
 
 
 class RandomGamma(albumentations.RandomGamma):  # type: ignore[misc]
-    """The same for any dtype; in albumentations it is for uint8 and for floats in 0..1."""
+    """RandomGamma for any dtype; that of albumentations is for uint8 and for floats in 0..1."""
 
     span: fast_transforms.Span | None = None
 
@@ -71,7 +71,7 @@ class RandomGamma(albumentations.RandomGamma):  # type: ignore[misc]
 
 
 class MultiplicativeNoise(albumentations.MultiplicativeNoise):  # type: ignore[misc]
-    """The same for any dtype; in albumentations it is for uint8 and for floats in 0..1."""
+    """MultiplicativeNoise for any dtype; that of albumentations is for uint8 and for floats in 0..1."""
 
     span: fast_transforms.Span | None = None
 
@@ -149,7 +149,7 @@ def _construct(kind: Any, arguments: Mapping[str, Any], known: set[str]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What pydantic found, in one line; albumentations hides it behind a ValueError."""
+    """Summarise pydantic's errors in one line; albumentations hides them in a ValueError."""
     source = error if isinstance(error, ValidationError) else error.__context__
     if isinstance(source, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'together'}: {e['msg']}" for e in source.errors())
@@ -224,14 +224,14 @@ def on_planes(transform: Any, planes: NDArray[Any]) -> NDArray[Any]:
 
 
 def reach(leaf: Any) -> int:
-    """How many pixels from the nearest one a transform looks for a pixel's value; 0 if it does not interpolate."""
+    """Distance in pixels that a transform's interpolation reads around a pixel; 0 if it does not interpolate."""
     if not isinstance(leaf, albumentations.DualTransform) or type(leaf).__name__ in ELEMENTS:
         return 0
     return _REACH.get(getattr(leaf, "interpolation", cv2.INTER_NEAREST), 0)
 
 
 def shows_outside(leaf: Any) -> bool:
-    """Whether our fill is mixed into the pixels at the edge."""
+    """Whether the fill is interpolated into the pixels at the edge."""
     mask = getattr(leaf, "fill_mask", None)
     constant = getattr(leaf, "border_mode", cv2.BORDER_CONSTANT) == cv2.BORDER_CONSTANT
     return isinstance(mask, int | float) and mask >= OUTSIDE and constant

@@ -1,6 +1,6 @@
-"""Where the classes are: for each cell of a coarse grid over each scene, which classes it holds and how much is valid.
+"""The index of classes: for each cell of a coarse grid over each scene, the classes it holds and its valid share.
 
-Made once by reading all masks, kept beside the manifest. Cells are numbered through all scenes, slices and rows, and
+Made once by reading all masks, stored next to the manifest. Cells are numbered through all scenes, slices and rows, and
 what holds a class is kept as runs of them: labels come in patches, so runs are few, and a binary search finds the n-th
 cell of a class in microseconds.
 """
@@ -71,7 +71,7 @@ class Runs:
 
     @cached_property
     def ends(self) -> Ints:
-        """How many cells there are up to the end of each run."""
+        """Cumulative number of cells up to the end of each run."""
         return self.lengths.cumsum()
 
     @property
@@ -85,7 +85,7 @@ class Runs:
         return int(self.starts[run]) + rank - int(self.ends[run]) + int(self.lengths[run])
 
     def ranks(self, cells: Ints) -> Ints:
-        """How many of these lie before each of the given cells."""
+        """Number of these cells before each of the given cells."""
         if not len(self.starts):
             return np.zeros(len(cells), np.int64)
         run = self.starts.searchsorted(cells, side="right") - 1
@@ -95,7 +95,7 @@ class Runs:
 
     @classmethod
     def of(cls, held: NDArray[np.bool_], first: int = 0) -> Runs:
-        """From one value per cell, of which the first has the number `first`."""
+        """Make runs from one value per cell, of which the first has the number `first`."""
         edges = np.flatnonzero(np.diff(held, prepend=False, append=False))
         return cls(edges[::2] + first, edges[1::2] - edges[::2])
 
@@ -106,13 +106,13 @@ class Runs:
         return cls(*(np.concatenate(empty + [getattr(p, name) for p in parts]) for name in ("starts", "lengths")))
 
     def moved(self, cells: int) -> Runs:
-        """The same with other numbers."""
+        """The runs with shifted numbers."""
         return Runs(self.starts + cells, self.lengths)
 
 
 @dataclass(frozen=True)
 class Presence:
-    """What the cells of some scenes hold.
+    """Contents of the cells of some scenes.
 
     Attributes:
         ids: of the scenes, in order.
@@ -175,7 +175,7 @@ class Presence:
         return scene, Window(row, col, min(self.cell, height - row), min(self.cell, width - col), level)
 
     def valid_share(self, scene: int, window: Window) -> float:
-        """Valid share of those pixels of a window that lie in its scene, 0..1, as far as cells tell."""
+        """Valid share of those pixels of a window that are in its scene, 0..1, to the resolution of the cells."""
         _, rows, cols = self.grids[scene].tolist()
         _, height, width = self.shapes[scene].tolist()
         rows_from, down = _parts(window.row, window.row + window.height, height, self.cell)
@@ -227,7 +227,7 @@ class Presence:
 
     @classmethod
     def merged(cls, parts: Sequence[Presence]) -> Presence:
-        """Of the scenes of several, one after another; all must have the same classes and cells of the same side."""
+        """Concatenate the contents of several, which must have the same classes and cells of the same side."""
         moves = np.concatenate([[0], np.cumsum([p.offsets[-1] for p in parts])]).tolist()
         pairs = list(zip(parts, moves[:-1], strict=True))
         return cls(

@@ -1,4 +1,4 @@
-"""Making the index of classes: every mask is read once, piece by piece; and where the index is kept."""
+"""Build the index of classes: read every mask once, piece by piece, and store the result."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def current(
 
 
 def sidecar(folder: str, digest: str, cell: int) -> str:
-    """Where the index of a manifest is kept."""
+    """URI of the index of a manifest."""
     return store.join(folder, f"{digest[:12]}.presence-{cell}.npz")
 
 
@@ -139,7 +139,7 @@ def _windows(scenes: Sequence[Scene], cell: int) -> Iterator[tuple[Scene, Window
 
 
 def _look(job: tuple[Scene, Window], read_mask: ReadMask, num_classes: int, cell: int) -> _Piece:
-    """What the cells of a strip hold."""
+    """Contents of the cells of a strip."""
     scene, strip = job
     cols = max(1, _PIECE_PIXELS // cell) * cell
     parts = []
@@ -152,7 +152,7 @@ def _look(job: tuple[Scene, Window], read_mask: ReadMask, num_classes: int, cell
 
 
 def _held(mask: NDArray[np.uint8], num_classes: int, cell: int) -> _Piece:
-    """What the cells of a mask hold; the last ones of a row or column may be smaller."""
+    """Contents of the cells of a mask; the last ones of a row or column may be smaller."""
     height, width = mask.shape[-2:]
     rows, cols = -(-height // cell), -(-width // cell)
     pixels = _pixels_per_cell(height, cell)[:, None] * _pixels_per_cell(width, cell)
@@ -176,7 +176,7 @@ def _pixels_per_cell(length: int, cell: int) -> NDArray[np.int64]:
 
 
 def _sums(held: NDArray[np.bool_], cell: int) -> NDArray[np.int64]:
-    """How many pixels of each cell."""
+    """Number of pixels of each cell."""
     down = np.add.reduceat(held, range(0, held.shape[0], cell), axis=0, dtype=np.int64)
     sums: NDArray[np.int64] = np.add.reduceat(down, range(0, held.shape[1], cell), axis=1)
     return sums

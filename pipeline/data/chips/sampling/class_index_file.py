@@ -1,4 +1,4 @@
-"""The index of classes as bytes: a compressed npz file."""
+"""The index of classes as a compressed npz file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of a grid over each scene: how many there are, and which of them are valid enough.
+"""Windows of a regular grid over each scene: their number, and which of them are valid enough.
 
 Windows are numbered through all scenes, slices and rows. Those that are kept come in runs, since what is valid lies
 together: finding them looks once at each partly valid scene, and the n-th is a binary search away.
@@ -23,7 +23,7 @@ _CELLS_AT_ONCE: Final = 1 << 18
 
 @dataclass(frozen=True)
 class Kept:
-    """Which windows are kept.
+    """The windows of a grid that are valid enough.
 
     `firsts` is the number of each scene's first window, `ranks` how many are kept of the scenes before it, both [S].
     """
@@ -66,7 +66,7 @@ class Grid:
         return cls(sampling, counts, Kept(_joined(runs), firsts, counts.cumsum() - counts))
 
     def number(self, scene: int, position: int) -> int:
-        """Which window of a scene's grid the one at a position among its kept ones is."""
+        """Number in a scene's grid of the window at a position among the kept ones."""
         if self.kept is None:
             return position
         return self.kept.runs.cell(int(self.kept.ranks[scene]) + position) - int(self.kept.firsts[scene])

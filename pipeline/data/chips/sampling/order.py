@@ -1,4 +1,4 @@
-"""Which chip comes when: a pure function of (manifest digest, sampling section, seed, number).
+"""The order of chips: a pure function of (manifest digest, sampling section, seed, number).
 
 Nothing here depends on how many processes ask, where they began or what runs them, so that resuming is arithmetic.
 An epoch is a permutation of its slots, of which the n-th element is computed, never stored. The only state is one
@@ -34,7 +34,7 @@ _KNOWN: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class ChipRef:
-    """Where chip `number` is: epoch, position in the epoch, position of the scene in the split, window.
+    """Reference to chip `number`: epoch, position in the epoch, position of the scene in the split, window.
 
     The window is not of the chip's size where scales are drawn. `block` is the window that a reader may read once for
     several chips, where the sampling draws such.
@@ -68,7 +68,7 @@ class _Turn(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """What was drawn for it."""
+    """The draw for a chip."""
 
     scene: int
     window: Window
@@ -152,7 +152,7 @@ class Order:
         return range(begin, min(begin + self.span, end))
 
     def blocks(self, numbers: Iterable[int]) -> list[BlockRef]:
-        """The same chips by what can be read at once, in the order of their first chips."""
+        """Group the chips by what can be read at once, in the order of their first chips."""
         found: dict[tuple[int, int, Window], list[ChipRef]] = {}
         for ref in map(self.chip, numbers):
             found.setdefault((ref.epoch, ref.scene, ref.block or ref.window), []).append(ref)

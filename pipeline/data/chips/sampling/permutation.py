@@ -1,4 +1,4 @@
-"""Random numbers and permutations that are computed, never stored: pure functions of a key.
+"""Random numbers and permutations as pure functions of a key; nothing is stored.
 
 A permutation is a Feistel network (Luby & Rackoff 1988) with cycle walking (Black & Rogaway 2002).
 """
@@ -22,7 +22,7 @@ def words(*key: str | int, count: int) -> list[int]:
 
 
 def hashed(text: str, count: int) -> list[int]:
-    """The same of a key that is one text."""
+    """Random words of a key that is one text."""
     return list(unpack(f"<{count}Q", blake2b(text.encode(), digest_size=8 * count).digest()))
 
 

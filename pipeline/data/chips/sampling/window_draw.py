@@ -1,4 +1,4 @@
-"""Where windows lie: positions in scenes from 64-bit words. Which words come when is the order's part."""
+"""Draw windows: map 64-bit random words to positions in scenes. The order supplies the words."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class Target:
-    """What windows are drawn to contain: one of these cells; of all scenes alike where `by_scene`."""
+    """Cells of which a drawn window contains one; of all scenes with equal weight where `by_scene`."""
 
     presence: Presence
     cells: Runs
@@ -61,7 +61,7 @@ class Target:
 
     @cached_property
     def _ranks(self) -> Ints:
-        """How many of the cells lie before each scene, and how many there are, [S + 1]."""
+        """Number of the cells before each scene, and in total, [S + 1]."""
         return self.cells.ranks(self.presence.offsets)
 
     @cached_property
@@ -85,7 +85,7 @@ def table(shapes: Sequence[Sequence[int]]) -> Ints:
 
 
 def num_chips(shapes: Ints, sampling: Sampling, presence: Presence | None, grid: Grid | None) -> Ints:
-    """How many windows each scene gives to an epoch that covers the split once, [S].
+    """Number of windows of each scene in an epoch that covers the split once, [S].
 
     Raises:
         ManifestError: none.
@@ -110,7 +110,7 @@ def epoch_size(sampling: Sampling, covering: int) -> int:
 
 
 def targets(sampling: Sampling, presence: Presence | None, names: Sequence[str]) -> list[Target]:
-    """What `balanced` and `foreground` draw, in turn; classes that no mask holds are left out and named in the log.
+    """Targets of `balanced` and `foreground`, in turn; classes that no mask holds are left out and logged.
 
     Raises:
         RecipeError: a class does not exist.

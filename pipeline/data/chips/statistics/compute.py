@@ -58,7 +58,7 @@ def compute(manifest: Manifest, data: Data, mapped: Map = local.mapped) -> Stati
 
 
 def jobs(manifest: Manifest, data: Data) -> list[Job]:
-    """What is to be measured, whoever does it.
+    """Split the measurement into jobs.
 
     Raises:
         ManifestError: there is no train split.

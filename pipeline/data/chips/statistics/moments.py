@@ -1,4 +1,4 @@
-"""Statistics of bands and classes as a mergeable record. Pure numpy, so that a bundle can hold it anywhere."""
+"""Statistics of bands and classes as a mergeable record. It needs numpy only, so that bundles can hold it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Statistics:
     Merging follows Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
     (1979); `std` is the population's. With a count of 0 all moments are 0.
 
-    `sketches`, one per band, tell percentiles and histograms; () in statistics of older versions and of networks that
-    came from elsewhere.
+    `sketches`, one per band, give percentiles and histograms; () in statistics of older versions and of networks that
+    were not trained by this program.
     """
 
     count: int
@@ -85,13 +85,13 @@ class Statistics:
         return self.mean
 
     def percentiles(self, percents: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-        """For each band the values that so many percent (0 to 100) of its valid pixels are below; see `Sketch`.
+        """Values of each band below which so many percent (0 to 100) of its valid pixels are; see `Sketch`.
 
         Raises:
             ManifestError: the statistics are of an older version, or of no pixel.
         """
         if not self.sketches or self.count == 0:
-            raise ManifestError("these statistics tell no percentiles", "remove their file: they are then made anew")
+            raise ManifestError("these statistics hold no percentiles", "remove their file: they are then made anew")
         return tuple(sketch.percentiles(percents) for sketch in self.sketches)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Normalisation: which numbers make raw pixel values fit for a network, and why those.
+"""Normalisation: compute shift and scale of raw pixel values from the statistics, by the method that a recipe names.
 
 The network itself does it, on its device: chips travel as the files' small integers. What is here is the record that
 says what it shall do, and the same in numpy. Only `per_scene` is done where pixels are read, because a network does
@@ -55,7 +55,7 @@ class Normalisation:
     reason: str = ""
 
     def apply(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """What the network makes of raw pixels [..., C, H, W], float32: for looking at it, and as the definition."""
+        """Normalise raw pixels [..., C, H, W] to float32, as the network does it; the reference implementation."""
         x = image.astype(np.float64)
         if self.kind == "percentile":
             x = x.clip(_column(self.low), _column(self.high))
@@ -80,7 +80,7 @@ class Normalisation:
 
 
 def of(section: recipe.Normalise, statistics: Statistics, *, dtype: str, pretrained: bool) -> Normalisation:
-    """What a recipe's `data.normalise` means for such data.
+    """Make the normalisation that `data.normalise` names for these statistics.
 
     Args:
         section: what the recipe says.

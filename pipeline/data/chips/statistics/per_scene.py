@@ -1,4 +1,4 @@
-"""Normalisation `per_scene`: each scene less its own mean and over its own standard deviation.
+"""Normalisation `per_scene`: subtract each scene's own mean and divide by its own standard deviation.
 
 It is the one kind that is done where pixels are read: they become float32, in training after augmentation and in
 prediction before the network, whose own normalisation then does nothing. The numbers are measured when a scene is first
@@ -83,6 +83,6 @@ def whole(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def windows(height: int, width: int, slices: int = 1) -> Sequence[Window]:
-    """Which windows are measured: all if they are few, else 16 that are spread evenly."""
+    """Windows that are measured: all if they are few, else 16 that are spread evenly."""
     numbers = spread(num_windows(height, width, _WINDOW, _WINDOW, slices), _WINDOWS)
     return [window_at(number, height, width, _WINDOW, _WINDOW) for number in numbers]

@@ -1,4 +1,4 @@
-"""How the values of a band are distributed, of any number of pixels in some kilobytes: a t-digest, mergeable.
+"""The distribution of a band's values in a few kilobytes: a mergeable t-digest.
 
 Dunning & Ertl, "Computing extremely accurate quantiles using t-digests" (2019), by Apache DataSketches.
 """
@@ -26,7 +26,7 @@ class Sketch:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Sketch:
-        """Of finite values [N] of any number type."""
+        """Make a sketch of finite values [N] of any number type."""
         if values.size == 0:
             return cls()
         digest = _digest()
@@ -34,7 +34,7 @@ class Sketch:
         return cls(digest.serialize())
 
     def merge(self, other: Sketch) -> Sketch:
-        """Of the values of both."""
+        """The sketch of the values of both."""
         if not self.data or not other.data:
             return self if self.data else other
         digest = self._opened()

@@ -1,4 +1,4 @@
-"""The format of shards: scenes stored once more, so that any window is read fast.
+"""The file format of shards: compressed chunks with an index, so that any window is read fast.
 
 A scene is divided into chunks of 128 × 128 pixels. A chunk holds image (zero where invalid), mask (class ids and
 IGNORE) and validity, compressed by LZ4 after the bytes (of uint8: the bits) of its values were sorted by place. Small
@@ -36,7 +36,7 @@ VERIFY_HINT: Final = "`segpipe prepare --verify` with this recipe says which fil
 ROW: Final = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("constant", "<i2"), ("state", "u1")])
 """A chunk: where its frame begins, its bytes and their CRC-32, the value of the mask (-1: not constant), and state.
 
-A frame is one run of bytes, compressed: the image, the mask if it is not constant, and validity if that is mixed."""
+A frame is one run of bytes, compressed: the image, and mask and validity where they are not constant."""
 ALL_VALID, SOME_VALID, NONE_VALID, UNREADABLE = range(4)
 """States. Where nothing is valid no frame is stored. An unreadable chunk lies in a part of the file that is damaged;
 windows that touch it are read there."""
@@ -69,7 +69,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layout:
-    """What `shards.json` says: of which data, how arrays look, and where scenes are."""
+    """Contents of `shards.json`: the data, shapes and dtypes of arrays, and places of scenes."""
 
     digest: str
     dtype: str
@@ -86,7 +86,7 @@ class Layout:
 
     @classmethod
     def read(cls, uri: str) -> Layout:
-        """Of a folder of shards.
+        """Read the layout of a folder of shards.
 
         Raises:
             ManifestError: there is none, or it is of another version.
@@ -135,7 +135,7 @@ def unreadable(height: int, width: int) -> Iterator[tuple[tuple[int, int], bytes
 
 
 def end(table: NDArray[Any], offset: int, job: bytes) -> bytes:
-    """What stands at the end of a shard: the table, which begins at `offset`, and the footer."""
+    """Bytes at the end of a shard: the table, which begins at `offset`, and the footer."""
     rows = table.tobytes()
     footer = np.array([(len(table), offset, zlib.crc32(rows), job, MAGIC)], FOOTER)
     return rows + footer.tobytes()

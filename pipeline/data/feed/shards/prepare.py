@@ -49,7 +49,7 @@ _READING: Final = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote, and where."""
+    """Result of `prepare`: what was written, and where."""
 
     uri: str
     num_scenes: int
@@ -65,7 +65,7 @@ class Prepared:
 
 
 def place(recipe: Recipe, manifest: Manifest, split: str = "train") -> str:
-    """Where the shards of a split are or would be; another manifest or other ways of reading have another place."""
+    """URI of the shards of a split, whether they exist or not; it depends on the manifest and on how it is read."""
     tree = recipe.data.model_dump(mode="json")
     ways = json.dumps([layout.VERSION, {key: tree[key] for key in _READING}], sort_keys=True)
     name = f"{manifest.digest[:12]}-{blake2b(ways.encode(), digest_size=4).hexdigest()}"
@@ -73,7 +73,7 @@ def place(recipe: Recipe, manifest: Manifest, split: str = "train") -> str:
 
 
 def found(recipe: Recipe, manifest: Manifest, split: str = "train") -> str:
-    """Where the shards of a split are; "" if there are none."""
+    """URI of the shards of a split; "" if there are none."""
     uri = place(recipe, manifest, split)
     return uri if store.exists(store.join(uri, layout.INDEX)) else ""
 
@@ -90,7 +90,7 @@ def prepare(
 
     Every shard is read back before it counts. With `data.on_error: quarantine`, parts of files that cannot be read are
     left out, and training then meets them in the files as it would have without shards. A shard is a job of `mapped`;
-    whoever does it has the same output and, where that is not local, room for a shard of 2 GB in its temporary folder.
+    whoever does it has the same output and, where that is not local, 2 GB of free space in its temporary folder.
 
     Args:
         recipe: its data section says how files are read.

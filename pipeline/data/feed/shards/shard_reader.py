@@ -1,4 +1,4 @@
-"""Reading windows from shards."""
+"""Read windows from shards."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Shards:
         return cls(uri, layout)
 
     def read(self, scene: str, window: Window) -> RawChip | None:
-        """What lies at a window, or None if that cannot be told from shards.
+        """Raw chip of a window, or None if the shards do not hold it.
 
         Raises:
             SceneError: a shard is missing or damaged.
@@ -143,20 +143,20 @@ class Shards:
             cut.valid[row.into, col.into] = False
         else:
             buffer = self._buffer(row.length, col.length)
-            mixed, varied = state == SOME_VALID, constant < 0
-            self._decode(file.view(offset, size), buffer, varied, mixed)
+            some_valid, varied = state == SOME_VALID, constant < 0
+            self._decode(file.view(offset, size), buffer, varied, some_valid)
             cut.image[:, row.into, col.into] = buffer.image[:, row.out, col.out]
             if varied:
                 cut.mask[..., row.into, col.into] = buffer.mask[..., row.out, col.out]
-            if mixed:
+            if some_valid:
                 valid = buffer.valid if varied else buffer.valid_first
                 cut.valid[row.into, col.into] = valid[row.out, col.out]
         if constant >= 0:
             cut.mask[..., row.into, col.into] = constant
 
-    def _decode(self, frame: NDArray[np.uint8], buffer: _Buffer, varied: bool, mixed: bool) -> None:
+    def _decode(self, frame: NDArray[np.uint8], buffer: _Buffer, varied: bool, some_valid: bool) -> None:
         itemsize = buffer.image.itemsize
-        length = buffer.image.nbytes + varied * buffer.mask.nbytes + mixed * buffer.valid.nbytes
+        length = buffer.image.nbytes + varied * buffer.mask.nbytes + some_valid * buffer.valid.nbytes
         length += -length % itemsize
         # The decoder believes what a frame says of its own length.
         if len(frame) < 16 or _LENGTHS.unpack_from(frame.data) != (length, len(frame)):
@@ -191,7 +191,7 @@ class Shards:
 
 
 class _Overlap(NamedTuple):
-    """Where a chunk and a window overlap in one direction: pixels of the window, of the chunk, and the chunk's side."""
+    """Overlap of a chunk and a window along one axis: pixels of the window, of the chunk, and the chunk's side."""
 
     into: slice
     out: slice

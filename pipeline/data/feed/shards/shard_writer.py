@@ -1,4 +1,4 @@
-"""Writing shards: a file at a time, by threads, read back before it counts."""
+"""Write shards: one file at a time, by threads; each file is read back and verified."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Job:
 
     @property
     def key(self) -> bytes:
-        """Tells a finished shard from one of other scenes; the folder's name tells the rest."""
+        """Identifies a finished shard of these scenes; the folder's name identifies the rest."""
         text = "\n".join([self.digest, *(s.id for s in self.scenes)])
         return blake2b(text.encode(), digest_size=8).hexdigest().encode()
 
 
 def placed(groups: Sequence[Sequence[Scene]]) -> dict[str, Placed]:
-    """Where scenes are that lie in one shard per group."""
+    """Places of scenes when each group is stored in one shard."""
     found = {}
     for number, group in enumerate(groups):
         first = 0
@@ -72,7 +72,7 @@ class Written:
 
 
 def known(job: Job, uri: str) -> Written | None:
-    """The shard of a job if it is there already, by the note beside it."""
+    """The shard of a job if it exists already, by its JSON file."""
     try:
         note = store.read_json(_note(uri))
         if note["job"] != job.key.decode() or store.size_of(uri) != note["size"]:
@@ -85,7 +85,7 @@ def known(job: Job, uri: str) -> Written | None:
 
 
 def write(job: Job, uri: str) -> Written:
-    """One shard, by threads of its own; it appears at once, and a note beside it."""
+    """Write one shard, by threads of its own; it and its JSON file appear at once."""
     local = store.is_local(uri)
     folder = uris.local_path(uri).parent if local else Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _chunks(job: Job, scene: Scene, window: Window) -> list[_Chunk]:
 
 
 def _readable_chunks(job: Job, scene: Scene, window: Window) -> list[_Chunk]:
-    """What can be read of a damaged window, chunk by chunk."""
+    """Read a damaged window chunk by chunk, and keep what can be read."""
     made = []
     for row in range(0, window.height, CHUNK):
         for col in range(0, window.width, CHUNK):

@@ -1,4 +1,4 @@
-"""Does it pay to prepare shards here? Measured on windows of the very data, in CPU time, before anything is done."""
+"""Estimate whether preparing shards pays off, from CPU time measured on windows of these data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BLOCKS: Final = 2
 
 @dataclass(frozen=True)
 class Advice:
-    """What shards would cost and bring. Milliseconds and seconds are of CPU time."""
+    """Cost and benefit of shards. Milliseconds and seconds are of CPU time."""
 
     files_ms: float
     """To read a chip from the files."""
@@ -39,7 +39,7 @@ class Advice:
     stored_bytes: int
     """Their size."""
     free_bytes: int | None
-    """Room where they would be; None in a bucket."""
+    """Free bytes where they would be; None in a bucket."""
     epoch_chips: int
     planned_epochs: float
     """Of the recipe's training."""
@@ -56,7 +56,7 @@ class Advice:
 
     @property
     def fits(self) -> bool:
-        """Whether there is room."""
+        """Whether there is enough free space."""
         return self.free_bytes is None or self.stored_bytes < self.free_bytes
 
     @property
@@ -65,7 +65,7 @@ class Advice:
         return self.fits and self.planned_epochs > self.epochs_until
 
     def text(self) -> str:
-        """For people."""
+        """Text for people."""
         lines = [
             f"a chip costs {self.files_ms:.1f} ms of CPU from the files and {self.shards_ms:.1f} ms from shards",
             f"making the shards costs {self.prepare_s:,.1f} s of CPU and {self.stored_bytes / 1e6:,.0f} MB of disk",

@@ -1,4 +1,4 @@
-"""Whether windows are read from prepared shards: as `compute.shards` says, and as they are there."""
+"""Decide whether windows are read from shards: by `compute.shards`, and whether they exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def splits(manifest: Manifest) -> tuple[str, ...]:
 
 
 def chosen(recipe: Recipe, manifest: Manifest, split: str = "train") -> str:
-    """Where the shards are that training reads windows of a split from; "" if they come from the files.
+    """URI of the shards that training reads windows of a split from; "" if it reads the files.
 
     Raises:
         ManifestError: shards are required, and there are none of this very manifest and these ways of reading.
@@ -44,5 +44,5 @@ def of_training(recipe: Recipe, manifest: Manifest) -> dict[str, str]:
 
 
 def at_hand(recipe: Recipe, manifest: Manifest, split: str) -> str:
-    """Where the shards of a split are, for what reads it once and so requires none; "" without."""
+    """URI of the shards of a split if they exist, for reads that do not require them; "" without."""
     return "" if recipe.compute.shards == "never" else prepare.found(recipe, manifest, split)

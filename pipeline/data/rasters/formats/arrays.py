@@ -95,7 +95,7 @@ def open_npz(uri: str, path: Path, *, label: bool, reading: Reading) -> ArrayRea
 
 
 def as_bands(shape: tuple[int, ...]) -> tuple[int, str]:
-    """Which axis of an array of two or three holds the bands (-1 if none), and how that is written.
+    """Axis of an array of two or three that holds the bands (-1 if none), and its name.
 
     Of three axes the smaller outer one is bands; of equal ones the first.
     """

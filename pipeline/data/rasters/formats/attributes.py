@@ -1,4 +1,4 @@
-"""An array in a file that holds many, NetCDF or HDF5, and what its numbers mean.
+"""Attributes of NetCDF and HDF5 variables: scale, offset, units, nodata.
 
 What attributes mean is said by the CF conventions, chapters 2 and 8: https://cfconventions.org.
 """
@@ -65,7 +65,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What stored values mean: measured = slope * stored + intercept, except where nothing was measured."""
+    """Conversion of stored values: measured = slope * stored + intercept, except where nothing was measured."""
 
     unsigned: bool
     slope: float
@@ -118,7 +118,7 @@ class Meaning:
 
 
 def meaning(variable: Variable) -> Meaning:
-    """What a variable's attributes say about its values.
+    """The conversion that a variable's attributes describe.
 
     Raises:
         ValueError: its scale is no number.

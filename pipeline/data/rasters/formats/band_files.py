@@ -1,4 +1,4 @@
-"""Scenes whose bands are files of their own, as one raster on the grid of the first.
+"""Scenes whose bands are in files of their own, read as one raster on the grid of the first.
 
 Bands at another resolution are brought to that grid: bilinear (averaged where they are finer), labels to the nearest
 pixel.
@@ -27,7 +27,7 @@ from pipeline.errors import SceneError
 _TOLERANCE_PIXELS: Final = 1e-3
 _SAME_SHAPE: Final = 0.01
 _HINT: Final = (
-    "bring the bands to one grid, for instance with `gdalwarp -r bilinear`, or leave out those that lie elsewhere"
+    "bring the bands to one grid, for instance with `gdalwarp -r bilinear`, or leave out those at other places"
 )
 _SAME: Final = ((0.0, 1.0), (0.0, 1.0))
 _MIXED: Final = 1e-4

@@ -1,4 +1,4 @@
-"""Some of a raster's bands, in any order: others are neither read nor asked whether a pixel is valid."""
+"""A reader of some of a raster's bands, in any order; other bands are not read."""
 
 from __future__ import annotations
 

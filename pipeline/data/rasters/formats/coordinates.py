@@ -1,4 +1,4 @@
-"""Where the pixels of a variable lie: by the coordinates of its rows and columns, as the CF conventions write them.
+"""The grid of a variable from its coordinate variables, by the CF conventions.
 
 Chapters 4 and 5 of https://cfconventions.org. The grid mapping counts where it is written as WKT, as GDAL and
 rioxarray do.

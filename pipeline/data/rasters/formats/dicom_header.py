@@ -1,4 +1,4 @@
-"""What a DICOM file says about itself, and its pixels: the part that knows pydicom."""
+"""DICOM headers and pixel decoding: the part that uses pydicom."""
 
 from __future__ import annotations
 

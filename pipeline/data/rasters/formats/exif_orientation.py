@@ -1,4 +1,4 @@
-"""Pictures that are stored turned or mirrored, and say so in EXIF: they are read as they are shown.
+"""Images with an EXIF orientation tag, read as viewers show them.
 
 The tag is number 274 of TIFF 6.0 and of EXIF (CIPA DC-008), in which JPEG, PNG and WebP keep it.
 """

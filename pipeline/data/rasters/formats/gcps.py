@@ -1,4 +1,4 @@
-"""Where a GDAL raster lies: by its transform, or by control points that an affine transform fits."""
+"""The grid of a GDAL raster: by its transform, or by control points that an affine transform fits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def placed(dataset: Any) -> tuple[Grid, str]:
     """The grid, and a remark where the file gives it by control points.
 
     Points that no affine transform fits to half a pixel leave the raster without coordinates: a grid that is nearly
-    right would put labels beside what they mean.
+    right would misplace labels.
     """
     crs = dataset.crs.to_wkt() if dataset.crs else None
     transform, note = dataset.transform, ""

@@ -1,4 +1,4 @@
-"""What GDAL reads: GeoTIFF, COG, PNG, JPEG, JPEG 2000 and others, through an allow-list of its drivers.
+"""Formats that GDAL reads: GeoTIFF, COG, PNG, JPEG, JPEG 2000 and others, through an allow-list of its drivers.
 
 The list holds formats that are complete in themselves. GDAL's others can point at foreign files and servers, whatever
 the file is called.
@@ -101,7 +101,7 @@ def _check(reader: GdalReader, reading: Reading) -> None:
 
 
 def _frames(dataset: Any, path: str) -> int:
-    """How many pictures a file holds that are no pages to GDAL; 1 if that is not known, as of files elsewhere."""
+    """How many pictures a file holds that are no pages to GDAL; 1 if that is not known, as of remote files."""
     if dataset.driver in _FRAMES:
         return int(dataset.count)
     if dataset.driver not in _ANIMATED or not Path(path).is_file():
@@ -221,10 +221,10 @@ class GdalReader:
 
     @cached_property
     def masked(self) -> tuple[int, ...]:
-        """Bands with a mask that must be read: none where values or alpha already tell."""
+        """Bands with a mask that must be read: none where values or alpha already say so."""
         flags = {i: self.dataset.mask_flag_enums[i - 1] for i in self.bands}
-        told = ([MaskFlags.nodata], [MaskFlags.all_valid])
-        return tuple(i for i, f in flags.items() if f not in told and MaskFlags.alpha not in f)
+        known = ([MaskFlags.nodata], [MaskFlags.all_valid])
+        return tuple(i for i, f in flags.items() if f not in known and MaskFlags.alpha not in f)
 
     @cached_property
     def shares_mask(self) -> bool:
@@ -337,7 +337,7 @@ class GdalReader:
         return valid
 
     def present(self, window: Window) -> NDArray[np.bool_]:
-        """Where no mask band hides the pixel [h, w], whatever is declared as nodata or transparent."""
+        """Pixels [h, w] that no mask band hides, whatever is declared as nodata or transparent."""
         valid = np.ones((window.height, window.width), np.bool_)
         bands = [i for i in self.masked if MaskFlags.nodata not in self.dataset.mask_flag_enums[i - 1]]
         if bands:

@@ -1,4 +1,4 @@
-"""GRIB: what is checked before GDAL reads it.
+"""GRIB: checks before GDAL reads it.
 
 A field may be packed as JPEG 2000, and what is in its place GDAL opens with any of its drivers, some of which follow
 names to other files. Source: WMO Manual on Codes, FM 92 GRIB.

@@ -1,4 +1,4 @@
-"""HDF5, and so NetCDF 4: by pyfive, which is Python throughout.
+"""HDF5, and so NetCDF 4, read by pyfive, which is pure Python.
 
 The HDF5 library follows what a file says to other files anywhere, and does not return from some damaged ones; GDAL
 and h5py are built on it. pyfive knows nothing outside the file.
@@ -66,7 +66,7 @@ def open_hdf5(uri: str, path: Path, *, label: bool, reading: Reading) -> Reader:
 
 @contextmanager
 def _understood(uri: str) -> Iterator[None]:
-    """What pyfive says of what it does not know."""
+    """Translate pyfive's errors about features that it does not know."""
     try:
         yield
     except (AssertionError, NotImplementedError, RuntimeError, ModuleNotFoundError) as error:
@@ -144,7 +144,7 @@ def _dims(names: dict[int, str], file: Any, name: str, attributes: Mapping[str, 
 
 
 def _check_storage(uri: str, dataset: Any) -> None:
-    """Refuse arrays whose values lie elsewhere: pyfive would show zeros.
+    """Refuse arrays whose values are in other files: pyfive would show zeros.
 
     Layouts of HDF5: 0 in the header, 1 in one piece, 2 in blocks, 3 made of other files.
     """
@@ -164,8 +164,8 @@ def _read(dataset: Any, index: tuple[slice, ...]) -> NDArray[Any]:
     steps = [range(a // c * c, b, c) for (a, b), c in zip(ranges, dataset.chunks, strict=True)]
     corners, stored = list(itertools.product(*steps)), dataset.id.index
     there = [corner for corner in corners if corner in stored]
-    room = math.prod(dataset.chunks) * dataset.dtype.itemsize * _PACKED + _PACKED_BYTES
-    if any(stored[corner].size > room for corner in there):
+    most = math.prod(dataset.chunks) * dataset.dtype.itemsize * _PACKED + _PACKED_BYTES
+    if any(stored[corner].size > most for corner in there):
         raise ValueError("a block is larger than its values")
     if len(there) == len(corners):
         return np.asarray(dataset[index])

@@ -144,7 +144,7 @@ def _entry(header: _Header, sizes: list[tuple[str, int]], records: int) -> _Entr
 
 
 def _record_bytes(entries: list[_Entry]) -> int:
-    """From one record to the next; a variable that is alone in them is not padded."""
+    """Bytes from one record to the next; a single record variable is not padded."""
     sizes = [entry.size for entry in entries if entry.in_records]
     return sizes[0] if len(sizes) == 1 else sum(-(-size // 4) * 4 for size in sizes)
 

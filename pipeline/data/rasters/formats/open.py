@@ -1,4 +1,4 @@
-"""Which reader a file needs: told by its content, never by its name."""
+"""Choose the reader of a file by its content, never by its name."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _open_remote(uri: str, label: bool, reading: Reading) -> Reader:
 
 
 def _with_exif(uri: str, size: int) -> bytes:
-    """So much of the beginning of a file as holds the orientation tag, unless that is far behind the pixels.
+    """The beginning of a file, so far as it holds the orientation tag, unless that is far behind the pixels.
 
     JPEG and PNG have it before them; WebP at the end, and TIFF where the header says.
     """

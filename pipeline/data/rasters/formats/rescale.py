@@ -1,4 +1,4 @@
-"""From stored to measured values of scans: slope and intercept, Hounsfield limits, padding."""
+"""Conversion of stored to measured values of scans: slope and intercept, Hounsfield limits, padding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.errors import SceneError
 
 @dataclass(frozen=True)
 class Rescale:
-    """How stored values become measured ones.
+    """Conversion of stored to measured values.
 
     Attributes:
         uri: for messages.

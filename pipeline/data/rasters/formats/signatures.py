@@ -1,4 +1,4 @@
-"""How TIFF and PNG begin and end, and what lies beside them: what GDAL itself does not look at."""
+"""Checks of signatures and sidecar files of TIFF and PNG that GDAL itself does not make."""
 
 from __future__ import annotations
 
@@ -45,13 +45,15 @@ _VALUE_BYTES: Final = {
 
 
 def check_sidecars(uri: str, path: Path) -> None:
-    """Refuse overviews and masks beside a file that are no TIFF: GDAL would open them with any of its drivers."""
+    """Refuse sidecar overviews and masks that are no TIFF: GDAL would open them with any of its drivers."""
     for ending in (".ovr", ".msk", ".msk.ovr"):
-        beside = path.with_name(path.name + ending)
-        if beside.is_file():
-            with beside.open("rb") as file:
+        sidecar = path.with_name(path.name + ending)
+        if sidecar.is_file():
+            with sidecar.open("rb") as file:
                 if file.read(4) not in _TIFF_BEGIN:
-                    raise SceneError(f"{uri}: cannot be read ({beside.name} beside it is no TIFF)", "remove that file")
+                    raise SceneError(
+                        f"{uri}: cannot be read (its sidecar {sidecar.name} is no TIFF)", "remove that file"
+                    )
 
 
 def check_png(uri: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What descriptions and tags of a slide say: resolution, names of channels, number of planes."""
+"""Metadata of slides from descriptions and tags: resolution, channel names, number of planes."""
 
 from __future__ import annotations
 

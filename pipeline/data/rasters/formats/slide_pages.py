@@ -1,4 +1,4 @@
-"""Pages of a TIFF as levels of planes, and their tiles: the part that knows tifffile."""
+"""Pages of a TIFF as levels of planes, and their tiles: the part that uses tifffile."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Level:
 
     @property
     def dtype(self) -> str:
-        """Of all values."""
+        """Dtype of all values."""
         return str(np.dtype(self.page.dtype).newbyteorder("="))
 
     @property
@@ -82,11 +82,11 @@ class Level:
         return int(np.ravel_multi_index(tuple(reversed(index)), self.shape)) if self.shape else 0
 
     def sample(self, band: int) -> int:
-        """Which of a page's values a band is."""
+        """Sample of a page that a band is."""
         return band % self.colors
 
     def channel(self, sample: int) -> int:
-        """Where a sample is in a decoded tile."""
+        """Index of a sample in a decoded tile."""
         return 0 if self.page.planarconfig == 2 else sample
 
     def tiles(self, window: Window) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""One variable of a file that holds many, NetCDF or HDF5, as a raster: which one, which way up, what its numbers mean.
+"""One variable of a NetCDF or HDF5 file as a raster: selection, orientation, scaling.
 
 What attributes mean is said by the CF conventions, chapters 2 and 8: https://cfconventions.org.
 """
@@ -30,7 +30,7 @@ _SHOWN: Final = 20
 
 @dataclass(frozen=True)
 class Axes:
-    """Which dimension is what: positions in the variable's shape.
+    """Roles of the dimensions, as positions in the variable's shape.
 
     Attributes:
         rows, cols: of a picture.

@@ -67,7 +67,7 @@ _SOURCES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG\r\n\x1a\n",
 # In an address these mean something else than a name.
 _UNSAFE: Final = frozenset("%?#")
 _TOGETHER: Final = 16
-_HINT: Final = "make a VRT of plain files beside it with `gdalbuildvrt`, or a file of its own with `gdal_translate`"
+_HINT: Final = "make a VRT of plain files in its folder with `gdalbuildvrt`, or a file of its own with `gdal_translate`"
 
 
 def is_vrt(head: bytes) -> bool:
@@ -176,7 +176,7 @@ def _check_head(uri: str, name: str, head: bytes) -> None:
 
 
 def _missing(uri: str, name: str) -> SceneError:
-    return SceneError(f"{uri}: its source {name!r} is not there", "bring it beside the VRT")
+    return SceneError(f"{uri}: its source {name!r} is not there", "bring it to the folder of the VRT")
 
 
 def _refused(uri: str, why: str) -> SceneError:

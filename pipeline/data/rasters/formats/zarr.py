@@ -143,7 +143,7 @@ def _only(uri: str, node: Any) -> Any:
 
 
 def _guess(array: Any) -> str:
-    """Axes by the names of the dimensions if they tell, else by the shape as for NumPy files."""
+    """Axes by the names of the dimensions if these are known, else by the shape as for NumPy files."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     if names:
         axes = "".join(str(_NAMES.get(str(name).lower(), str(name).lower())) for name in names)

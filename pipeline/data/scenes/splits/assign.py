@@ -1,4 +1,4 @@
-"""Splits: which scenes train, validate and test; by a table, a hash of the group, folds, or blocks of ground."""
+"""Assign scenes to splits: by a table, a hash of the group, folds, or blocks of ground."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def assign(ids: Sequence[str], data: Data, kept: Mapping[str, str] | None = None
 
 
 def divide(grids: Mapping[str, Grid], data: Data) -> list[ScenePart]:
-    """What of every scene belongs to which split: all of it, except where scenes are divided by blocks of ground.
+    """Divide scenes into parts that each belong to one split: whole scenes, except for blocks of ground.
 
     Args:
         grids: of the scenes, by id.
@@ -74,7 +74,7 @@ def divide(grids: Mapping[str, Grid], data: Data) -> list[ScenePart]:
 
 
 def far_off(split_of: Sequence[str], data: Data) -> list[str]:
-    """What to say where splits hold far more or fewer scenes than their shares.
+    """Warnings where splits hold far more or fewer scenes than their shares.
 
     Args:
         split_of: of every scene.

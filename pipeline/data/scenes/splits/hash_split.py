@@ -76,7 +76,7 @@ def met(names: Sequence[str], section: HashSplit, kept: Mapping[str, str]) -> di
 
 
 def _counts(total: int, section: Shares, ends: Mapping[str, float]) -> dict[str, int]:
-    """How many of `total` groups each split gets: the largest remainders round up (Hamilton), and none gets nothing."""
+    """Number of `total` groups for each split: the largest remainders round up (Hamilton), at least one each."""
     shares = {split: getattr(section, split, 1 - section.val - section.test) * total for split in ends}
     counts = {split: max(1, math.floor(share + 1e-9)) for split, share in shares.items()}
     for split in sorted(ends, key=lambda split: counts[split] - shares[split]):
@@ -106,7 +106,7 @@ _HINT: Final = "add scenes, set data.split.test and data.split.val to 0, or give
 
 
 def _by_share(section: Shares) -> dict[str, float]:
-    """Where each split ends in the unit interval; those without a share are left out."""
+    """Ends of the splits in the unit interval; those without a share are left out."""
     ends = {"test": section.test, "val": section.test + section.val, "train": 1.0}
     return {split: end for split, end in ends.items() if split == "train" or getattr(section, split) > 0}
 

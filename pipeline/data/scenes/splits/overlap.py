@@ -1,4 +1,4 @@
-"""Where scenes lie on the ground, and which of two splits share some of it.
+"""Overlaps of scenes: which scenes of two splits share ground or content.
 
 Within a CRS footprints are exact. Between two they are brought to the one of the first scene, with points along their
 edges. Candidates come from a tree over bounding boxes (STR-packed R-tree: Leutenegger et al. 1997), so that a hundred
@@ -165,7 +165,7 @@ def _polygons(rings: NDArray[np.float64]) -> Polygons:
 
 
 def _projected(rings: NDArray[np.float64], ours: str, theirs: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of rings [S, N, 2], x and y [S, N] in another CRS."""
+    """Project rings [S, N, 2] to another CRS: x and y [S, N]."""
     x, y = project(rings[..., 0].ravel(), rings[..., 1].ravel(), ours, theirs)
     return x.reshape(rings.shape[:2]), y.reshape(rings.shape[:2])
 

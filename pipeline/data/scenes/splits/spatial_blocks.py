@@ -1,4 +1,4 @@
-"""Splits by where scenes lie: blocks of ground, each in one split, and scenes cut where blocks of two splits meet."""
+"""Divide scenes by blocks of ground, each in one split; scenes are cut where blocks of two splits meet."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _sides(i: str, grid: Grid, section: BlocksSplit) -> _Sides | None:
         if side < section.buffer + section.min_side:
             raise ManifestError(
                 f"data.split.block: {section.block:g} are {side:.0f} pixels of scene {i}, which does not leave min_side"
-                f" {section.min_side} beside a buffer of {section.buffer}",
+                f" {section.min_side} next to a buffer of {section.buffer}",
                 "enlarge block; it is in units of the scenes' CRS",
             )
     return _lines(f, e, grid.height, section.block), _lines(c, a, grid.width, section.block)
@@ -189,7 +189,7 @@ def _parts(i: str, grid: Grid, sides: _Sides, section: BlocksSplit, split: Calla
 
 
 def _kept(side: _Side, length: int, buffer: int, other_before: bool, other_after: bool) -> tuple[int, int]:
-    """Pixels [begin, end): beside another split whole ones half a buffer from the line, else those whose centres lie
+    """Pixels [begin, end): next to another split whole ones half a buffer from the line, else those whose centres lie
     between the lines."""
     begin = math.ceil(side.begin + buffer / 2) if other_before else math.ceil(side.begin - 0.5)
     end = math.floor(side.end - buffer / 2) if other_after else math.ceil(side.end - 0.5)
