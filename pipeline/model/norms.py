@@ -238,15 +238,41 @@ def _instead(norm: nn.BatchNorm2d, kind: Kind) -> nn.Module:
         new = layer(kind, norm.num_features)
         new.weight, new.bias = nn.Parameter(scale), nn.Parameter(offset)
     else:
-        factor = (norm.running_var + norm.eps).rsqrt() if norm.running_var is not None else torch.ones_like(scale)
-        mean = norm.running_mean if norm.running_mean is not None else torch.zeros_like(offset)
-        new = Affine(scale * factor, offset - mean * scale * factor)
+        if norm.running_var is not None:
+            scale, offset = (t.detach() for t in _eval_affine(norm, norm.running_var.dtype))
+        new = Affine(scale, offset)
     new.requires_grad_(not norm.affine or norm.weight.requires_grad)
     drop, act = _tail(norm)
     if not (isinstance(act, nn.Identity) and isinstance(drop, nn.Identity)):
         new.__class__ = _WITH_TAIL[type(new)]
         new.drop, new.act = drop, act
     return new
+
+
+def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d, *, axis: int = 0) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution with the BatchNorm behind it, in eval mode (Jacob et al. 2018, section 3.2).
+
+    Args:
+        weight: kernel, whose dtype the result has.
+        bias: bias of the convolution, if it has one.
+        norm: with running moments.
+        axis: of the kernel, along which the output channels are.
+    """
+    scale, offset = _eval_affine(norm, weight.dtype)
+    if bias is not None:
+        offset = offset + bias * scale
+    return weight * scale.view([-1 if i == axis else 1 for i in range(weight.ndim)]), offset
+
+
+def _eval_affine(norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scale and offset [C] that a BatchNorm with running moments is in eval mode."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.to(dtype) + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight.to(dtype)
+    offset = -norm.running_mean.to(dtype) * scale
+    return scale, offset + norm.bias.to(dtype) if norm.affine else offset
 
 
 def _scale_offset(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import RecipeError
+from pipeline.model import norms
 from pipeline.model.decoders.blocks import JoinConv, double, doubling_kernel
 from pipeline.model.networks import Network
 from pipeline.model.tracing import Readers
@@ -275,19 +276,11 @@ def _folded(conv: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, norm: nn.BatchNorm
     """A copy of the convolution that does the norm's work too."""
     if isinstance(conv, nn.ConvTranspose2d) and conv.groups > 1:
         return None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
     # In float64, where nothing is lost that float32 could show.
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    offset = -norm.running_mean.double()
-    if conv.bias is not None:
-        offset = offset + conv.bias.double()
-    if norm.affine:
-        scale = scale * norm.weight.double()
-    offset = offset * scale + (norm.bias.double() if norm.affine else 0)
+    bias = None if conv.bias is None else conv.bias.double()
     axis = 1 if isinstance(conv, nn.ConvTranspose2d) else 0
-    shape = [-1 if i == axis else 1 for i in range(conv.weight.ndim)]
+    weight, offset = norms.folded(conv.weight.double(), bias, norm, axis=axis)
     new = copy.deepcopy(conv)
-    new.weight = nn.Parameter((conv.weight.double() * scale.view(shape)).to(conv.weight.dtype), requires_grad=False)
+    new.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
     new.bias = nn.Parameter(offset.to(conv.weight.dtype), requires_grad=False)
     return new

@@ -72,15 +72,7 @@ def _folds(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> bool:
 
 
 def _fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of the convolution with the norm behind it (Jacob et al. 2018, section 3.2)."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
-    offset = norm.bias - norm.running_mean * scale
-    if conv.bias is not None:
-        offset = offset + conv.bias * scale
-    shape = (-1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-    return conv.weight * scale.view(shape), offset
+    return norms.folded(conv.weight, conv.bias, norm, axis=1 if isinstance(conv, nn.ConvTranspose2d) else 0)
 
 
 def conv_block(
