@@ -134,8 +134,8 @@ def fold(network: Network) -> int:
     seen = _watch(network, image)
     gone = {conv for conv, norm in seen.pairs() if _fold_pair(network, seen, conv, norm)}
     for name, widths in seen.joins.items():
-        beside = network.get_submodule(name.rpartition(".")[0]).children()
-        if not any(isinstance(module, nn.BatchNorm2d) for module in beside):  # which `ConvBlock` would fold itself
+        siblings = network.get_submodule(name.rpartition(".")[0]).children()
+        if not any(isinstance(module, nn.BatchNorm2d) for module in siblings):  # which `ConvBlock` would fold itself
             join = network.get_submodule(name)
             network.set_submodule(name, Join(join, widths))  # type: ignore[arg-type]
     change = difference(network.logits(image), before)

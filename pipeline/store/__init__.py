@@ -11,7 +11,6 @@ from pipeline.store.downloads import download_dir, local_file, remove_at_exit, s
 from pipeline.store.errors import failure, meaning, pause
 from pipeline.store.files import (
     NOT_AS_WRITTEN,
-    beside,
     concurrency,
     exists,
     glob,
@@ -23,6 +22,7 @@ from pipeline.store.files import (
     read_record,
     read_start,
     regular_file,
+    sidecar_endings,
     size_of,
     stamp,
     stamps,
@@ -36,7 +36,6 @@ __all__ = [
     "Cache",
     "append_line",
     "arrow",
-    "beside",
     "concurrency",
     "configure",
     "current",
@@ -66,6 +65,7 @@ __all__ = [
     "remove",
     "remove_at_exit",
     "shared_cache",
+    "sidecar_endings",
     "size_of",
     "stamp",
     "stamps",

@@ -237,7 +237,7 @@ def stamps(uris: Iterable[str]) -> dict[str, str]:
     return {uri: found[uri] for uri in distinct if uri in found}
 
 
-def beside(uri: str) -> frozenset[str] | None:
+def sidecar_endings(uri: str) -> frozenset[str] | None:
     """Endings of the files that accompany a remote one: `.tif.msk`, `.tif.aux.xml`, `.tfw`. None if unknown.
 
     One request, where a library that tries each possible name makes a dozen.
@@ -252,7 +252,7 @@ def beside(uri: str) -> frozenset[str] | None:
             return frozenset(PurePosixPath(uri).suffix + end for end in _SIDECARS if exists(uri + end))
         name = s3_path(uri).rpartition("/")[2]
         try:
-            found = s3.beside(uri)
+            found = s3.sidecar_endings(uri)
         except PermissionError:
             return None  # reading is allowed, listing is not
         stem = name.rpartition(".")[0] or name

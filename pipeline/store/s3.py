@@ -66,7 +66,7 @@ def stamps(uris: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def beside(uri: str) -> list[str]:
+def sidecar_endings(uri: str) -> list[str]:
     """Names of the objects in the same folder that begin like this one up to its last dot; the first thousand."""
     folder, _, name = s3_path(uri).rpartition("/")
     stem, dot, _ = name.rpartition(".")

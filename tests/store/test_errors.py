@@ -102,9 +102,9 @@ def test_what_lies_beside(s3_server: S3) -> None:
     base = s3_server.uri("set")
     for name in ("a.tif", "a.tif.msk", "a.tfw", "ab.tif", "bare", "b.1.tif"):
         store.write_bytes(store.join(base, name), b"x")
-    assert store.beside(store.join(base, "a.tif")) == {".tif.msk", ".tfw"}
-    assert store.beside(store.join(base, "ab.tif")) == set()
-    assert store.beside(store.join(base, "b.1.tif")) == set()
+    assert store.sidecar_endings(store.join(base, "a.tif")) == {".tif.msk", ".tfw"}
+    assert store.sidecar_endings(store.join(base, "ab.tif")) == set()
+    assert store.sidecar_endings(store.join(base, "b.1.tif")) == set()
 
 
 # --- the web

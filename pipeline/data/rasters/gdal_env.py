@@ -67,7 +67,7 @@ def _fresh_environment(fast_png: bool, uri: str, anew: bool) -> rasterio.Env:
     options["GDAL_ERROR_ON_LIBJPEG_WARNING"] = "YES"
     options["GDAL_PNG_WHOLE_IMAGE_OPTIM"] = "YES" if fast_png else "NO"
     if uri:
-        options |= _beside(uri, os.getpid())
+        options |= _sidecar_files(uri, os.getpid())
     if uri and anew:
         options["CPL_VSIL_CURL_NON_CACHED"] = store.gdal_path(uri)
     # Without a session rasterio asks boto3 for credentials each time.
@@ -76,13 +76,13 @@ def _fresh_environment(fast_png: bool, uri: str, anew: bool) -> rasterio.Env:
 
 
 @lru_cache(maxsize=16384)
-def _beside(uri: str, _process: int) -> dict[str, str]:
+def _sidecar_files(uri: str, _process: int) -> dict[str, str]:
     """Options that keep GDAL from asking for each file that could accompany this one: one request instead of 15.
 
     What is more, GDAL takes a mask that it could not fetch for one that does not exist.
     """
     # The files that a VRT names are not its sidecars.
-    found = None if uri.lower().endswith(".vrt") else store.beside(uri)
+    found = None if uri.lower().endswith(".vrt") else store.sidecar_endings(uri)
     if found is None:
         return {}
     if not found:

@@ -26,7 +26,7 @@ class Node(NamedTuple):
     """The map that is doubled."""
     factor: int
     """How much smaller that is; more than 2 where the encoder has no stage in between."""
-    beside: tuple[str | int, ...]
+    joined: tuple[str | int, ...]
     """Blocks of the same size that come before, and the stage of that size."""
 
 
@@ -59,10 +59,10 @@ class Decoder(nn.Module):
         self.center = unet.center(channels[-1], section) if has_center else nn.Identity()
         self.nodes = nest(strides)
         self.blocks = nn.ModuleDict()
-        for name, below, _, beside in self.nodes:
-            inner = widths[beside[-1]] if beside else 0
+        for name, below, _, joined in self.nodes:
+            inner = widths[joined[-1]] if joined else 0
             widths.setdefault(name, inner)
-            skip = sum(widths[key] for key in beside)
+            skip = sum(widths[key] for key in joined)
             stride = strides[-1] >> int(name.rpartition("_")[2]) + 1
             alone = unet.joins_nothing(section, strides, stride)
             self.blocks[name] = unet.UpBlock(
@@ -97,9 +97,9 @@ class Decoder(nn.Module):
         if spend and isinstance(features, list):
             features.clear()
         x = maps[_CENTER] = self.center(maps.pop(len(maps) - 1))
-        for (name, below, factor, beside), done in zip(self.nodes, self.done, strict=True):
+        for (name, below, factor, joined), done in zip(self.nodes, self.done, strict=True):
             x = maps[below] if factor == 2 else F.interpolate(maps[below], scale_factor=float(factor // 2))
-            x = self.blocks[name](x, *[maps[key] for key in beside])
+            x = self.blocks[name](x, *[maps[key] for key in joined])
             for key in done:
                 if key not in kept:
                     del maps[key]
@@ -118,14 +118,14 @@ def nest(strides: Sequence[int]) -> list[Node]:
     levels = strides[-1].bit_length() - 1
     for level in range(levels):
         stage = stage_at(strides[:-1], 2 ** (levels - 1 - level))
-        beside: tuple[str | int, ...] = () if stage is None else (stage,)
+        joined: tuple[str | int, ...] = () if stage is None else (stage,)
         for path in sorted(ends, reverse=True):
             if stage is None and path:
                 continue
             name, (below, reached) = f"x_{path}_{level}", ends[path]
-            nodes.append(Node(name, below, 2 ** (level - reached), beside))
+            nodes.append(Node(name, below, 2 ** (level - reached), joined))
             ends[path] = (name, level)
-            beside = (name, *beside)
+            joined = (name, *joined)
         if stage is not None:
             ends[level + 1] = (stage, level)
     return nodes
@@ -133,13 +133,13 @@ def nest(strides: Sequence[int]) -> list[Node]:
 
 def last_readings(nodes: Sequence[Node]) -> list[list[str | int]]:
     """Maps that no later block reads, for each block."""
-    last = {key: number for number, node in enumerate(nodes) for key in (node.below, *node.beside)}
+    last = {key: number for number, node in enumerate(nodes) for key in (node.below, *node.joined)}
     return [[key for key, at in last.items() if at == number] for number in range(len(nodes))]
 
 
 def _supervised(nodes: Sequence[Node]) -> list[str]:
-    stages = [key for node in nodes for key in node.beside if isinstance(key, int)]
-    found = [node.name for node in nodes[:-1] if stages and min(stages) in node.beside]
+    stages = [key for node in nodes for key in node.joined if isinstance(key, int)]
+    found = [node.name for node in nodes[:-1] if stages and min(stages) in node.joined]
     if not found:
         raise RecipeError(
             "model.deep_supervision: there is no block at the shallowest stage but the last one",

@@ -218,5 +218,5 @@ def test_footprints_that_lie_elsewhere_are_found(folder: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         index(recipe)
     assert (
-        f"scene s3: nothing of it is valid, for it lies beside its footprint, {folder}/valid/s3.geojson" in caplog.text
+        f"scene s3: nothing of it is valid, for it is outside its footprint, {folder}/valid/s3.geojson" in caplog.text
     )

@@ -64,9 +64,9 @@ def test_every_map_is_dropped_once_and_after_its_last_reader(strides):
     nodes = nest(strides)
     dropped: set[str | int] = set()
     for node, done in zip(nodes, last_readings(nodes), strict=True):
-        assert not dropped & {node.below, *node.beside}
+        assert not dropped & {node.below, *node.joined}
         dropped |= set(done)
-    assert dropped == {key for node in nodes for key in (node.below, *node.beside)}
+    assert dropped == {key for node in nodes for key in (node.below, *node.joined)}
 
 
 def test_sizes():

@@ -287,7 +287,7 @@ def test_every_architecture_is_told_from_its_keys(architecture):
         ({"encoder_depth": 4}, BundleError, "not of unet on resnet18"),
         ({"decoder_use_norm": "layernorm"}, RecipeError, "'layernorm' has no counterpart here"),
         ({"decoder_chanels": 3}, RecipeError, "no such option of unet\n  -> did you mean 'decoder_channels'?"),
-        ({"aux_params": {"classes": 7}}, RecipeError, "a label head of 7 classes beside 3 classes of pixels"),
+        ({"aux_params": {"classes": 7}}, RecipeError, "a label head of 7 classes in addition to 3 classes"),
         ({"names": ["a", "b"]}, RecipeError, "2 names for 3 classes"),
         ({"mean": [0.5]}, RecipeError, "mean of 1 bands for a network of 3"),
     ],

@@ -161,7 +161,7 @@ def test_pages_that_are_not_read_are_said(tmp_path):
 def test_a_vrt_beside_a_file_is_not_followed(tmp_path, ending):
     path = write_raster(tmp_path / "a.tif", np.zeros((40, 60), np.uint8))
     (tmp_path / f"a.tif{ending}").write_text('<VRTDataset rasterXSize="30" rasterYSize="20"></VRTDataset>')
-    with pytest.raises(SceneError, match=rf"a\.tif{ending} beside it is no TIFF"):
+    with pytest.raises(SceneError, match=rf"its sidecar a\.tif{ending} is no TIFF"):
         raster_io.describe(str(path))
 
 
