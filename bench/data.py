@@ -184,7 +184,7 @@ def shards(plan: Plan, kind: Kind, folder: Path, options: argparse.Namespace) ->
     began, cpu, place = time.perf_counter(), cpu_seconds(), folder / f"shards-{kind.dtype}"
     # Links to two files: as many shards would only fill the disk.
     twice = tuple(plan.scenes[:2])
-    job = shard_writer.Job(twice, plan.classes, plan.data, plan.digest)
+    job = shard_writer.ShardJob(twice, plan.classes, plan.data, plan.digest)
     size = shard_writer.write(job, str(place / "00000.shard")).size
     pixels = sum(s.height * s.width for s in twice)
     prepared = (time.perf_counter() - began, spent(cpu))

@@ -183,7 +183,7 @@ def _distinct(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(v for v in values if v)) or "-"
 
 
-def _held(request: feature_plan.Request, found: feature_plan.Plan, stride: int) -> bool:
+def _held(request: feature_plan.Request, found: feature_plan.FeaturePlan, stride: int) -> bool:
     """True if the deepest feature can be kept at `stride`, without or with dilation."""
     if found.kind == "flat" or found.strides[-1] <= stride:
         return True

@@ -23,7 +23,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.encoders.deferred_init import Drawing, Sketch
+from pipeline.model.encoders.deferred_init import Drawing, ShapeOnlyInit
 from pipeline.model.smp.encoder_taps import ENCODERS
 from pipeline.model.smp.smp_encoder import SMPEncoder
 from tests.model.smp.smp_peers import image, settle, stir
@@ -65,7 +65,7 @@ def differences(name: str, output_stride: int) -> tuple[float, float, float]:
     settle(theirs, image(8, 3, *SIZE))
     stir(theirs)
     # Ours has no memory of its own: the largest encoders have 0.8e9 weights.
-    with torch.device("meta"), Sketch():
+    with torch.device("meta"), ShapeOnlyInit():
         ours = SMPEncoder(name, output_stride=output_stride)
     x = image(2, 3, *SIZE)
     single, ours_single = features(theirs.eval(), ours, x)

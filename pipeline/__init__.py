@@ -38,13 +38,13 @@ if TYPE_CHECKING:  # so that type checkers see the real signatures
     from pipeline.model.optimise import optimised as optimised
     from pipeline.model.smp.weights import from_smp as from_smp
     from pipeline.on_ray import submit as submit
-    from pipeline.prediction.arrays import predict_arrays as predict_arrays
     from pipeline.prediction.predict import predict as predict
+    from pipeline.prediction.predict_arrays import predict_arrays as predict_arrays
     from pipeline.recipe import Recipe as Recipe
     from pipeline.recipe import load as load
     from pipeline.recipe import replace as replace
-    from pipeline.registry.open import load_model as load_model
-    from pipeline.registry.open import pull as pull
+    from pipeline.registry.open_uri import load_model as load_model
+    from pipeline.registry.open_uri import pull as pull
     from pipeline.release.promote import Decision as Decision
     from pipeline.release.promote import promote as promote
     from pipeline.train.fit import fit as fit
@@ -72,12 +72,12 @@ _HOMES = {
     "index": "pipeline.data.scenes.index",
     "list_models": "pipeline.model.catalogue",
     "load": "pipeline.recipe",
-    "load_model": "pipeline.registry.open",
+    "load_model": "pipeline.registry.open_uri",
     "optimised": "pipeline.model.optimise",
     "predict": "pipeline.prediction.predict",
-    "predict_arrays": "pipeline.prediction.arrays",
+    "predict_arrays": "pipeline.prediction.predict_arrays",
     "promote": "pipeline.release.promote",
-    "pull": "pipeline.registry.open",
+    "pull": "pipeline.registry.open_uri",
     "replace": "pipeline.recipe",
     "search": "pipeline.tune.search",
     "submit": "pipeline.on_ray",

@@ -29,7 +29,7 @@ LAYERS = [
     # windows, grids and the interface of a reader; formats implement it; the rest of the package uses the formats
     [
         "data.rasters.windows",
-        "data.rasters.pixels",
+        "data.rasters.valid_pixels",
         "data.rasters.horizontal_crs",
         "data.rasters.gdal_env",
         "data.rasters.grids",
@@ -224,6 +224,24 @@ def test_no_circle_of_imports():
 
 def test_the_data_package_has_no_files_of_its_own():
     assert [path.name for path in (ROOT / "data").glob("*.py")] == ["__init__.py"]
+
+
+SAME_FILE_NAMES = {"on_ray", "on_mlflow", "errors", "networks"}
+"""Platforms, the errors of stores, and the sections of a recipe that describe networks."""
+
+
+def test_names_mean_one_thing():
+    """A section of a recipe may have the name of what it describes."""
+    files: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
+    for module, path in FILES.items():
+        if path.name != "__init__.py":
+            files.setdefault(path.stem, []).append(module)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not module.startswith("recipe"):
+                classes.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in files.items() if len(found) > 1 and name not in SAME_FILE_NAMES} == {}
+    assert {name: found for name, found in classes.items() if len(found) > 1} == {}
 
 
 def modules_after(statement: str) -> set[str]:

@@ -20,7 +20,7 @@ from pipeline.data.chips.sampling import class_index_file, window_draw
 from pipeline.data.chips.sampling.class_index import Presence, Runs
 from pipeline.data.chips.statistics import compute
 from pipeline.data.feed import batch_diversity
-from pipeline.data.feed.shards.layout import INDEX, Layout, Placed
+from pipeline.data.feed.shards.layout import INDEX, Layout, PlacedScene
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import index
 from pipeline.data.scenes.manifest import Manifest
@@ -116,7 +116,7 @@ def _worst(folder: Path) -> Own:
 
 
 def _shards(folder: Path) -> Own:
-    layout = Layout("d" * 64, "uint8", 3, 0, ("0.shard",), (10,), {"a": Placed(0, 0, 8, 8)})
+    layout = Layout("d" * 64, "uint8", 3, 0, ("0.shard",), (10,), {"a": PlacedScene(0, 0, 8, 8)})
     store.write_bytes(str(folder / INDEX), layout.to_bytes())
     return Own(folder / INDEX, lambda: Layout.read(str(folder)))
 
@@ -203,7 +203,7 @@ def test_damaged_records_are_left_out_and_lines_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert on_mlflow.read_rows(str(file)) == good
     assert f"{file}: 7 damaged records left out (line 2, 3, 4, 5, 6, 7, 8)" in caplog.text
-    on_mlflow.Tracker(str(tmp_path), start_step=1).close()
+    on_mlflow.MetricsTracker(str(tmp_path), start_step=1).close()
     assert on_mlflow.read_rows(str(file)) == good[:2]
 
 

@@ -61,7 +61,7 @@ def _export_arguments(parser: ArgumentParser) -> None:
 
 def _export(options: Namespace) -> Result:
     from pipeline.model import export
-    from pipeline.registry.open import load_model
+    from pipeline.registry.open_uri import load_model
 
     size = tuple(options.size) if options.size else None
     export.export(load_model(options.model), options.file, size=size, dynamic=size is None)

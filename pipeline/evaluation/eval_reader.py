@@ -8,14 +8,14 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.chips.quarantine import NONE, Replaced, Tally
+from pipeline.data.chips.quarantine import NONE, FailureTally, Replaced
 from pipeline.data.chips.raw_chip import RawChip, pixels
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.chips.statistics.normalise import Normalisation
 from pipeline.data.feed.shards.shard_reader import Shards
 from pipeline.data.labels import masks
 from pipeline.data.labels.classes import IGNORE
-from pipeline.data.rasters.pixels import Pixels, Read
+from pipeline.data.rasters.valid_pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.data.scenes.scene import Scene
@@ -33,7 +33,7 @@ class EvalReader:
     manifest: Manifest
     data: Data
     normalisation: Normalisation
-    tally: Tally
+    tally: FailureTally
     shards: str = ""
 
     def image(self, scene: Scene) -> Read:

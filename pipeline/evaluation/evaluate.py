@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from pipeline import metrics, store
 from pipeline.data.chips import quarantine
-from pipeline.data.chips.quarantine import LeftOut, Tally
+from pipeline.data.chips.quarantine import FailureTally, LeftOut
 from pipeline.data.feed import batch_diversity
 from pipeline.data.feed.shards import use_shards
 from pipeline.data.labels.classes import IGNORE, Classes
-from pipeline.data.rasters.pixels import Pixels, Read
+from pipeline.data.rasters.valid_pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.index import current
 from pipeline.data.scenes.manifest import Manifest
@@ -42,7 +42,7 @@ from pipeline.model.device import device_of
 from pipeline.model.networks import Network
 from pipeline.prediction import blend, bundle_inputs
 from pipeline.recipe import Recipe
-from pipeline.registry.open import open_bundle
+from pipeline.registry.open_uri import open_bundle
 from pipeline.text import some
 from pipeline.train.host import run_name
 from pipeline.train.on_mlflow import METRICS, read_rows
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Job:
+class _EvaluateJob:
     """What is constant over the scenes of a split."""
 
     recipe: Recipe
@@ -131,8 +131,10 @@ def evaluate(
     gallery = Gallery(recipe.evaluate.examples, recipe.data.sampling.size, len(manifest.classes))
     prepared = use_shards.at_hand(recipe, manifest, split)
     logger.info("the %s split is read from %s", split, prepared or "the files")
-    reading = EvalReader(manifest, recipe.data, bundle.normalisation, Tally(quarantine.limit(recipe.data)), prepared)
-    job = _Job(recipe, bundle, bundle.network.to(device), manifest, gallery, device, reading)
+    reading = EvalReader(
+        manifest, recipe.data, bundle.normalisation, FailureTally(quarantine.limit(recipe.data)), prepared
+    )
+    job = _EvaluateJob(recipe, bundle, bundle.network.to(device), manifest, gallery, device, reading)
     counts = _confusions(job, scenes, progress or (lambda *_: None))
     found = _summary(job, split, scenes, counts)
     chosen = [(kind, c) for kind, side in zip(("best", "worst"), gallery.chosen(), strict=True) for c in side]
@@ -197,7 +199,7 @@ def check(bundle: Bundle, manifest: Manifest, scenes: Sequence[Scene], task: met
         )
 
 
-def _confusions(job: _Job, scenes: Sequence[Scene], progress: Advance) -> list[NDArray[np.int64]]:
+def _confusions(job: _EvaluateJob, scenes: Sequence[Scene], progress: Advance) -> list[NDArray[np.int64]]:
     out = []
     for done, scene in enumerate(scenes):
         side = (2, 2) if job.task == "multilabel" else (job.num_classes,)
@@ -214,7 +216,7 @@ def _confusions(job: _Job, scenes: Sequence[Scene], progress: Advance) -> list[N
     return out
 
 
-def _strips(job: _Job, scene: Scene, number: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
+def _strips(job: _EvaluateJob, scene: Scene, number: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
     """First row, label and prediction [h,W] or [K,h,W] of finished rows of a slice; IGNORE in both where there is no
     measurement."""
     read = job.in_order(job.reading.image(scene))
@@ -236,7 +238,9 @@ def _strips(job: _Job, scene: Scene, number: int) -> Iterator[tuple[int, NDArray
         yield row, truth, prediction
 
 
-def _summary(job: _Job, split: str, scenes: Sequence[Scene], counts: Sequence[NDArray[np.int64]]) -> dict[str, Any]:
+def _summary(
+    job: _EvaluateJob, split: str, scenes: Sequence[Scene], counts: Sequence[NDArray[np.int64]]
+) -> dict[str, Any]:
     """The fields of a report that follow from the counts and say what was judged."""
     recipe, bundle, manifest = job.recipe, job.bundle, job.manifest
     total = sum(counts, np.zeros_like(counts[0]))
@@ -297,7 +301,7 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "time"}
 
 
-def _pictures(job: _Job, candidate: Candidate) -> dict[str, str]:
+def _pictures(job: _EvaluateJob, candidate: Candidate) -> dict[str, str]:
     image, valid = job.reading.picture(candidate.scene, candidate.window)
     bands, classes = job.manifest.bands, job.manifest.classes
     return figures.window_pictures(image, valid, bands, candidate.truth, candidate.prediction, classes)

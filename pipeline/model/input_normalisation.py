@@ -47,7 +47,7 @@ class Clip(Normalise):
         return torch.minimum(torch.maximum(image, self.low), self.high)
 
 
-class Log(Normalise):
+class LogNormalise(Normalise):
     """log(max(x, 0) + epsilon)."""
 
     epsilon: Tensor
@@ -60,7 +60,7 @@ class Log(Normalise):
         return (image.clamp(min=0) + self.epsilon).log()
 
 
-KINDS: dict[str, type[Normalise]] = {"percentile": Clip, "log": Log}
+KINDS: dict[str, type[Normalise]] = {"percentile": Clip, "log": LogNormalise}
 """The kinds that mean and standard deviation do not cover."""
 
 

@@ -300,8 +300,10 @@ def _settled(section: recipe.Encoded, bands: int, liked: int | None, *, flat: bo
 
 def build_unet2015(section: recipe.UNet2015, bands: int, classes: int) -> Network:
     """The U-Net of 2015, with an encoder of its own."""
-    encoder = unet2015.Encoder(section, bands)
-    return join(section, encoder, unet2015.Decoder(encoder.channels, encoder.strides, section, classes), classes)
+    encoder = unet2015.UNet2015Encoder(section, bands)
+    return join(
+        section, encoder, unet2015.UNet2015Decoder(encoder.channels, encoder.strides, section, classes), classes
+    )
 
 
 def join(section: recipe.Network, encoder: nn.Module, decoder: nn.Module, classes: int) -> Network:
@@ -315,22 +317,22 @@ def join(section: recipe.Network, encoder: nn.Module, decoder: nn.Module, classe
 
 
 NETWORKS: dict[str, Callable[[Any, int, int], Network]] = {
-    "unet": on_encoder(unet.Decoder),
-    "unetplusplus": on_encoder(unetplusplus.Decoder),
-    "unet3plus": on_encoder(unet3plus.Decoder),
+    "unet": on_encoder(unet.UNetDecoder),
+    "unetplusplus": on_encoder(unetplusplus.UNetPlusPlusDecoder),
+    "unet3plus": on_encoder(unet3plus.UNet3PlusDecoder),
     "unet2015": build_unet2015,
-    "manet": on_encoder(manet.Decoder),
-    "linknet": on_encoder(linknet.Decoder),
-    "fpn": on_encoder(fpn.Decoder),
-    "pspnet": on_encoder(pspnet.Decoder),
-    "pan": on_encoder(pan.Decoder),
+    "manet": on_encoder(manet.MAnetDecoder),
+    "linknet": on_encoder(linknet.LinkNetDecoder),
+    "fpn": on_encoder(fpn.FPNDecoder),
+    "pspnet": on_encoder(pspnet.PSPNetDecoder),
+    "pan": on_encoder(pan.PANDecoder),
     "deeplabv3": on_encoder(deeplab.V3),
     "deeplabv3plus": on_encoder(deeplab.V3Plus),
-    "upernet": on_encoder(upernet.Decoder),
-    "segformer": on_encoder(segformer.Decoder),
-    "dpt": on_encoder(dpt.Decoder),
-    "fcn": on_encoder(fcn.Decoder),
-    "ocrnet": on_encoder(ocrnet.Decoder),
+    "upernet": on_encoder(upernet.UPerNetDecoder),
+    "segformer": on_encoder(segformer.SegFormerDecoder),
+    "dpt": on_encoder(dpt.DPTDecoder),
+    "fcn": on_encoder(fcn.FCNDecoder),
+    "ocrnet": on_encoder(ocrnet.OCRNetDecoder),
 }
 SECTIONS: dict[str, type[recipe.Network]] = {
     section.model_fields["kind"].default: section for section in get_args(get_args(recipe.Model)[0])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.data.chips.statistics.moments import representable
 from pipeline.data.labels.classes import IGNORE
-from pipeline.data.rasters.pixels import Read
+from pipeline.data.rasters.valid_pixels import Read
 from pipeline.data.rasters.windows import Window, cover
 from pipeline.errors import RecipeError
 from pipeline.metrics import Task, predict_classes

@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.data.rasters import raster_io
 from pipeline.data.rasters.band_names import by_name, is_unnamed
 from pipeline.data.rasters.grids import Grid, pixel_size
-from pipeline.data.rasters.pixels import Read
 from pipeline.data.rasters.raster_io import RasterInfo
+from pipeline.data.rasters.valid_pixels import Read
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.model.bundle import Bundle

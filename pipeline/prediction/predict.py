@@ -16,8 +16,8 @@ from pipeline import config, store
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.rasters import raster_io
-from pipeline.data.rasters.pixels import Pixels, Read
 from pipeline.data.rasters.raster_io import RasterInfo, Writer
+from pipeline.data.rasters.valid_pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import pairing, pointer_files
 from pipeline.errors import OutputExists, SceneError
@@ -28,7 +28,7 @@ from pipeline.model.networks import Network
 from pipeline.prediction import bundle_inputs
 from pipeline.prediction.blend import stream
 from pipeline.recipe import Predict
-from pipeline.registry.open import open_bundle
+from pipeline.registry.open_uri import open_bundle
 from pipeline.text import some
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def predict(
     asked = {"window": window, "overlap": overlap}
     section = config.replace(bundle.predict, {name: value for name, value in asked.items() if value is not None})
     place = device_of(device)
-    job = _Job(bundle, bundle.network.to(place), section, place, overwrite)
+    job = _PredictJob(bundle, bundle.network.to(place), section, place, overwrite)
     failures: dict[str, SceneError] = {}
     written: list[str] = []
     for position, (image, target) in enumerate(targets.items()):
@@ -164,7 +164,7 @@ def _combined(failures: dict[str, SceneError], total: int) -> SceneError:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _PredictJob:
     """What is constant over the images of one call."""
 
     bundle: Bundle

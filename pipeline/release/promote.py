@@ -25,7 +25,7 @@ from pipeline.evaluation.report import Report
 from pipeline.model.bundle import Bundle
 from pipeline.recipe import Promote, Recipe
 from pipeline.registry import versions
-from pipeline.registry.open import open_bundle
+from pipeline.registry.open_uri import open_bundle
 from pipeline.registry.server import asking, put_artifact
 from pipeline.text import some
 

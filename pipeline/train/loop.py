@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from pipeline import recipe
-from pipeline.data.chips.quarantine import Replaced, Tally
+from pipeline.data.chips.quarantine import FailureTally, Replaced
 from pipeline.data.feed.batches import Batch, numbers_of
 from pipeline.errors import DivergedError, TrainingError
 from pipeline.model.losses import Loss, Supervised
@@ -79,7 +79,7 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another package
     tracker: Tracker,
     device: torch.device,
     validate: Validate | None = None,
-    tally: Tally | None = None,
+    tally: FailureTally | None = None,
 ) -> Outcome:
     """Train from the newest checkpoint of `job.run_uri`, or from the start, to the last step.
 
@@ -95,7 +95,7 @@ def train(  # noqa: PLR0913 - the parts of a fit, each from another package
     """
     section = job.train
     state = State(network.train(), section, world, device, compiles=job.compile)
-    ledger = TrainingHistory(section, world, loss, Tally() if tally is None else tally)
+    ledger = TrainingHistory(section, world, loss, FailureTally() if tally is None else tally)
     start = _restore(job, state, ledger)
     feed = iter(batches(start)) if start < section.steps else iter(())
     for done in range(start + 1, section.steps + 1):
@@ -153,7 +153,7 @@ def _next(feed: Iterator[Batch], step: int, world: World, global_batch: int) -> 
     return batch
 
 
-def _add_up(tally: Tally, world: World) -> None:
+def _add_up(tally: FailureTally, world: World) -> None:
     """Count what any rank could not read; all of them know it then, and all fail if it is too much."""
     if world.size == 1:
         tally.add(tally.take())
@@ -207,7 +207,7 @@ def _restore(job: Job, state: State, ledger: TrainingHistory) -> int:
 class TrainingHistory:
     """Losses, scores and what could not be read so far. Losses stay on the device until they are asked for."""
 
-    def __init__(self, section: recipe.Train, world: World, objective: Loss | Supervised, tally: Tally) -> None:
+    def __init__(self, section: recipe.Train, world: World, objective: Loss | Supervised, tally: FailureTally) -> None:
         self.section, self.world, self.objective, self.tally = section, world, objective, tally
         self.pending: list[Tensor] = []
         self.window: list[float] = []  # read, but not yet in a record

@@ -210,7 +210,7 @@ def _lines(rows: Sequence[Row]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-class Tracker:
+class MetricsTracker:
     """Takes numbers and returns at once. Nothing that goes wrong here reaches the training."""
 
     def __init__(self, run_uri: str, *, start_step: int = 0, run: MlflowRun | None = None) -> None:

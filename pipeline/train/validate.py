@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline import metrics
-from pipeline.data.chips.quarantine import NONE, Replaced, Tally
+from pipeline.data.chips.quarantine import NONE, FailureTally, Replaced
 from pipeline.data.chips.statistics.normalise import Normalisation
 from pipeline.data.feed.chip_reader import ChipReader
 from pipeline.data.rasters.windows import Window
@@ -38,7 +38,7 @@ class Validation:
     batch: int
     """Windows per forward pass."""
     threads: int
-    tally: Tally = field(default_factory=Tally)
+    tally: FailureTally = field(default_factory=FailureTally)
     """Windows that cannot be read are noted here, if any are tolerated, and are not scored."""
 
     def __call__(self, network: nn.Module) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from pipeline import store
 from pipeline.data.chips import quarantine
-from pipeline.data.chips.quarantine import LeftOut, Tally
+from pipeline.data.chips.quarantine import FailureTally, LeftOut
 from pipeline.data.chips.statistics import normalise
 from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.data.chips.statistics.normalise import Normalisation
@@ -35,7 +35,7 @@ from pipeline.model.device import device_of
 from pipeline.recipe import Compute, Recipe
 from pipeline.train import checkpoint, loop
 from pipeline.train.host import BUNDLE, MANIFEST, Host, NoTracker
-from pipeline.train.on_mlflow import Tracker
+from pipeline.train.on_mlflow import MetricsTracker
 from pipeline.train.payload import RunPayload
 from pipeline.train.validate import Validation
 from pipeline.world import World
@@ -167,7 +167,9 @@ def _readers(recipe: Recipe, scenes: Sequence[Scene]) -> int:
 
 def _train(parts: _Parts, network: networks.Network, host: Host, feed: loop.Batches) -> loop.Outcome:
     recipe, world, run_uri, payload = parts.recipe, parts.world, parts.run_uri, parts.payload
-    tracker = Tracker(run_uri, start_step=checkpoint.start_of(run_uri), run=payload.mlflow) if world.leader else None
+    tracker = (
+        MetricsTracker(run_uri, start_step=checkpoint.start_of(run_uri), run=payload.mlflow) if world.leader else None
+    )
     job = loop.Job(
         train=recipe.train,
         run_uri=run_uri,
@@ -299,9 +301,9 @@ class _Parts:
         return self.payload.statistics
 
     @cached_property
-    def tally(self) -> Tally:
+    def tally(self) -> FailureTally:
         """Tally of the windows that the run could not read."""
-        return Tally(quarantine.limit(self.recipe.data))
+        return FailureTally(quarantine.limit(self.recipe.data))
 
     @cached_property
     def plan(self) -> Plan:

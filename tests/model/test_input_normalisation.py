@@ -17,7 +17,7 @@ from pipeline.model import bundle as bundles
 from pipeline.model.export import export
 from pipeline.model.optimise import optimised
 from pipeline.recipe import pixels as recipe
-from pipeline.registry.open import load_model
+from pipeline.registry.open_uri import load_model
 from tests.model import small
 from tests.model.families import network
 

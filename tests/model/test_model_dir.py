@@ -11,7 +11,7 @@ import pipeline
 from pipeline.errors import BundleError
 from pipeline.model.networks import save_model
 from pipeline.model.optimise import optimised
-from pipeline.registry.open import load_model
+from pipeline.registry.open_uri import load_model
 from tests.model import small
 from tests.model.families import HELPED, network, pixels
 

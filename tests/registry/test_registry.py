@@ -30,7 +30,7 @@ from pipeline.model.bundle import META, WEIGHTS, Bundle
 from pipeline.prediction.predict import predict
 from pipeline.recipe import Recipe
 from pipeline.registry import versions
-from pipeline.registry.open import pull
+from pipeline.registry.open_uri import pull
 from pipeline.registry.pyfunc import Segmenter
 from tests.factory import TRANSFORM, UTM, write_raster
 from tests.model import small

@@ -10,11 +10,11 @@ from mlflow import MlflowClient
 from pipeline import store
 from pipeline.errors import TrackingError
 from pipeline.redaction import redacted_tree
-from pipeline.registry.open import pull
+from pipeline.registry.open_uri import pull
 from pipeline.registry.server import tracking_uri
 from pipeline.train import on_mlflow
 from pipeline.train.fit import Parent, fit
-from pipeline.train.on_mlflow import Tracker
+from pipeline.train.on_mlflow import MetricsTracker
 from pipeline.train.payload import MlflowRun
 from tests.factory import recipe_for, world
 from tests.servers import free_ports, serving
@@ -45,7 +45,7 @@ def run_id(mlflow_server: str) -> str:
 
 
 def test_without_a_server_there_are_lines(tmp_path):
-    tracker = Tracker(str(tmp_path))
+    tracker = MetricsTracker(str(tmp_path))
     tracker.log(1, {"loss": 0.5, "val.iou.a": math.nan})
     tracker.log(2, {"loss": 0.25})
     assert [(row["step"], row["loss"]) for row in lines(tmp_path)] == [(1, 0.5), (2, 0.25)]
@@ -54,12 +54,12 @@ def test_without_a_server_there_are_lines(tmp_path):
 
 
 def test_numbers_reach_mlflow_once_also_after_a_restart(tmp_path, mlflow_server, run_id):
-    tracker = Tracker(str(tmp_path), run=MlflowRun(mlflow_server, run_id))
+    tracker = MetricsTracker(str(tmp_path), run=MlflowRun(mlflow_server, run_id))
     for step in (1, 2, 3, 4):
         tracker.log(step, {"loss": 1 / step, "val.iou.été + 1": 0.5})
     tracker.close()
     # The checkpoint was at step 2: steps 3 and 4 come again, with the same values.
-    tracker = Tracker(str(tmp_path), start_step=2, run=MlflowRun(mlflow_server, run_id))
+    tracker = MetricsTracker(str(tmp_path), start_step=2, run=MlflowRun(mlflow_server, run_id))
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
     tracker.log(3, {"loss": 1 / 3})
     tracker.close()
@@ -71,7 +71,7 @@ def test_numbers_reach_mlflow_once_also_after_a_restart(tmp_path, mlflow_server,
 
 def test_a_line_cut_short_by_a_kill_is_forgotten(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": 5, "loss": 0.5}\n{"step": 2, "ti')
-    Tracker(str(tmp_path), start_step=9).close()
+    MetricsTracker(str(tmp_path), start_step=9).close()
     assert lines(tmp_path) == [{"step": 1, "time": 5, "loss": 0.5}]
 
 
@@ -86,7 +86,7 @@ def test_numbers_wait_for_a_server_that_is_away(tmp_path, monkeypatch, caplog):
     with serving(command, f"{url}/health", {200}, tmp_path / "first.log", env):
         client = MlflowClient(url)
         run = str(client.create_run(client.create_experiment("away")).info.run_id)
-        tracker = Tracker(str(tmp_path), run=MlflowRun(url, run))
+        tracker = MetricsTracker(str(tmp_path), run=MlflowRun(url, run))
         tracker.log(1, {"loss": 0.5})
         wait_for(lambda: history(url, run, "loss") == [(1, 0.5)])
     tracker.log(2, {"loss": 0.25})  # the server is gone
@@ -134,7 +134,7 @@ def test_artifacts_that_need_a_library_are_said_before_training(tmp_path):
 
 def test_in_a_bucket_the_lines_are_there_at_the_end(s3_server):
     run = s3_server.uri("run")
-    tracker = Tracker(run)
+    tracker = MetricsTracker(run)
     tracker.log(1, {"loss": 0.5})
     tracker.close()
     assert [row["loss"] for row in on_mlflow.read_rows(store.join(run, "metrics.jsonl"))] == [0.5]

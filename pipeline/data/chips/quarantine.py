@@ -84,7 +84,7 @@ def limit(data: Data) -> int:
     return data.on_error.max if isinstance(data.on_error, Quarantine) else 0
 
 
-class Tally:
+class FailureTally:
     """The windows of a run that could not be read, each counted once, in the same order however many processes read.
 
     A process notes what it meets. From time to time all that any has noted is added up everywhere: `add` what each one

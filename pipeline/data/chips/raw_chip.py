@@ -18,7 +18,7 @@ from pipeline.data.chips.statistics.normalise import Normalisation
 from pipeline.data.labels import aoi, masks
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.rasters import raster_io, resampling
-from pipeline.data.rasters.pixels import Pixels, Read
+from pipeline.data.rasters.valid_pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
 from pipeline.recipe import Data

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline import store, uris
 from pipeline.data.chips import raw_chip
-from pipeline.data.doctor.findings import Entry, Patch, Tally, Thumbnail
+from pipeline.data.doctor.findings import Entry, LabelTally, Patch, Thumbnail
 from pipeline.data.doctor.threads import in_threads
 from pipeline.data.labels import masks, summary, vectors
 from pipeline.data.labels.classes import IGNORE, Classes
@@ -120,7 +120,7 @@ def patch(entry: Entry, window: Window, classes: Classes, data: Data) -> Patch:
     return Patch(window, pixels, valid, _one_plane(mask))
 
 
-def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data, whole: bool) -> Tally:
+def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data, whole: bool) -> LabelTally:
     """Count a label's classes, and the values that no class claims.
 
     Raises:
@@ -130,7 +130,7 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
         part = (*entry.origin, entry.grid.height, entry.grid.width)
         seen = summary.summarise(entry, entry.info, classes, data, part=part)
         if not seen.problems:
-            return Tally(seen.class_counts, warnings=seen.warnings, label=seen)
+            return LabelTally(seen.class_counts, warnings=seen.warnings, label=seen)
     counts, unknown_values = np.zeros(len(classes), np.int64), Counter[str]()
     for window in windows:
         mask, unknown, _ = masks.encode(scene(entry), window, classes, data)
@@ -140,7 +140,7 @@ def tally(entry: Entry, windows: Iterable[Window], classes: Classes, data: Data,
         unknown_values = named if vectors.is_vector(entry.label or "") else unknown_values + named
     if whole and not unknown_values:
         raise seen.problems[0]
-    return Tally(tuple(int(c) for c in counts), unknown_values, whole)
+    return LabelTally(tuple(int(c) for c in counts), unknown_values, whole)
 
 
 def view(entry: Entry, classes: Classes, data: Data, most: int) -> Thumbnail:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.data.doctor import access
 from pipeline.data.doctor.findings import Finding, counted
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.data.scenes.discovery import PAIR_BY
 from pipeline.data.scenes.inspection import BENT
 from pipeline.data.scenes.pointer_files import Pointer
@@ -23,7 +23,7 @@ _BLANK: Final = 0.02
 _COMMANDS: Final = 3
 
 
-def findings(seen: Evidence) -> Iterator[Finding]:
+def findings(seen: Gathered) -> Iterator[Finding]:
     """Everything about files."""
     for message, hint in seen.problems:
         line = hint.removeprefix(PAIR_BY) if hint.startswith(PAIR_BY) else ""
@@ -54,7 +54,7 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     yield from _blank(seen)
 
 
-def _not_fetched(seen: Evidence) -> Iterator[Finding]:
+def _not_fetched(seen: Gathered) -> Iterator[Finding]:
     """Links to nothing and pointer files among images and labels, by what left them there."""
     of_kind: defaultdict[str, list[Pointer]] = defaultdict(list)
     for found in seen.pointers:
@@ -74,7 +74,7 @@ def _not_fetched(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _broken(seen: Evidence) -> Iterator[Finding]:
+def _broken(seen: Gathered) -> Iterator[Finding]:
     broken = [(e.id, *problem) for e in seen.entries for problem in e.problems]
     broken += [(i, *s.problem) for i, s in seen.samples.items() if s.problem is not None]
     by_hint: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -99,7 +99,7 @@ def _broken(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _coordinates(seen: Evidence) -> Iterator[Finding]:
+def _coordinates(seen: Gathered) -> Iterator[Finding]:
     systems: defaultdict[str, list[str]] = defaultdict(list)
     sizes: dict[str, float] = {}
     for e in seen.entries:
@@ -125,7 +125,7 @@ def _coordinates(seen: Evidence) -> Iterator[Finding]:
         yield _pixel_sizes(sizes)
 
 
-def _unplaced(seen: Evidence) -> Iterator[Finding]:
+def _unplaced(seen: Gathered) -> Iterator[Finding]:
     """Images that have control points and yet no coordinates, because they are bent."""
     bent = [e for e in seen.entries if e.info is not None and BENT in e.info.format]
     if not bent:
@@ -161,7 +161,7 @@ def _pixel_sizes(sizes: dict[str, float]) -> Finding:
     )
 
 
-def _small(seen: Evidence) -> Iterator[Finding]:
+def _small(seen: Gathered) -> Iterator[Finding]:
     size = seen.recipe.data.sampling.size
     small = [e for e in seen.entries if e.info is not None and min(e.grid.height, e.grid.width) < size]
     if not small:
@@ -180,7 +180,7 @@ def _small(seen: Evidence) -> Iterator[Finding]:
     )
 
 
-def _beside(seen: Evidence) -> Iterator[Finding]:
+def _beside(seen: Gathered) -> Iterator[Finding]:
     found = [e for e in seen.entries if e.misses]
     if found:
         yield Finding(
@@ -195,7 +195,7 @@ def _beside(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _invalid(seen: Evidence) -> Iterator[Finding]:
+def _invalid(seen: Gathered) -> Iterator[Finding]:
     empty = [s.id for _, s in seen.usable if s.num_valid == 0]
     mostly = [s.id for _, s in seen.usable if 0 < s.num_valid < _MOSTLY_INVALID * s.num_pixels]
     if empty:
@@ -221,7 +221,7 @@ def _invalid(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _blank(seen: Evidence) -> Iterator[Finding]:
+def _blank(seen: Gathered) -> Iterator[Finding]:
     found = [(s.blank, e.id) for e, s in seen.usable if s.blank > _BLANK and e.info and e.info.georeferenced]
     if found and seen.recipe.data.nodata is None:
         yield Finding(

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.data.doctor import label_shift
 from pipeline.data.doctor.findings import Finding, Severity, counted
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.data.doctor.label_shift import Shift
 from pipeline.data.labels import consistency
 from pipeline.data.scenes.splits.assign import SPLITS
@@ -30,7 +30,7 @@ _LABELLED: Final = 20
 _HARDLY_VALID: Final = 0.2
 
 
-def findings(seen: Evidence) -> Iterator[Finding]:
+def findings(seen: Gathered) -> Iterator[Finding]:
     """Everything about labels."""
     if all(entry.label is None for entry in seen.entries):
         if seen.entries:
@@ -72,7 +72,7 @@ def findings(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def class_counts(seen: Evidence) -> dict[str, list[int]]:
+def class_counts(seen: Gathered) -> dict[str, list[int]]:
     """Labelled pixels per class in each split that has scenes."""
     out: dict[str, list[int]] = {}
     for split in SPLITS:
@@ -82,7 +82,7 @@ def class_counts(seen: Evidence) -> dict[str, list[int]]:
     return out
 
 
-def _unknown(seen: Evidence) -> Iterator[Finding]:
+def _unknown(seen: Gathered) -> Iterator[Finding]:
     total: Counter[str] = Counter()
     holders: defaultdict[str, list[str]] = defaultdict(list)
     for i, tally in seen.tallies.items():
@@ -109,7 +109,7 @@ def _unknown(seen: Evidence) -> Iterator[Finding]:
     )
 
 
-def _meaning(seen: Evidence, codes: Sequence[str], num_codes: int) -> tuple[str, str]:
+def _meaning(seen: Gathered, codes: Sequence[str], num_codes: int) -> tuple[str, str]:
     """Fix for codes that no class claims, and the lines of the recipe, the likeliest first."""
     if num_codes > _SOFT:
         return "so many codes look like soft edges or JPEG: give a threshold", "data:\n  label: {threshold: 128}"
@@ -136,7 +136,7 @@ def _plain(code: str) -> int | str:
     return int(code) if code.lstrip("-").isdigit() else code
 
 
-def _never_valid(seen: Evidence) -> Iterator[Finding]:
+def _never_valid(seen: Gathered) -> Iterator[Finding]:
     """Classes whose labelled pixels are not valid in the image: never, or far less often than those of the others."""
     read = [(e.id, s.labelled) for e, s in seen.usable if len(s.labelled)]
     if not read:
@@ -165,14 +165,14 @@ def _never_valid(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _contradictions(seen: Evidence) -> Iterator[Finding]:
+def _contradictions(seen: Gathered) -> Iterator[Finding]:
     """Problems of the labels as a whole that `index` would refuse."""
     looks = {i: t.label for i, t in seen.tallies.items()}
     for error in consistency.contradictions(looks, {i: t.counts for i, t in seen.tallies.items()}, seen.classes):
         yield Finding("label_contradictions", "error", f"{error.message}.", "`index` refuses this.", error.hint, rank=3)
 
 
-def _declared_nodata(seen: Evidence) -> Iterator[Finding]:
+def _declared_nodata(seen: Gathered) -> Iterator[Finding]:
     """Values that labels declare as nodata and a class claims."""
     looks = {i: t.label for i, t in seen.tallies.items()}
     said = consistency.declared_nodata(looks, seen.classes, planes=seen.recipe.data.task == "multilabel")
@@ -188,7 +188,7 @@ def _declared_nodata(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _unannotated(seen: Evidence) -> Iterator[Finding]:
+def _unannotated(seen: Gathered) -> Iterator[Finding]:
     """Scenes with a label that annotates nothing."""
     whole = {i: t for i, t in seen.tallies.items() if t.whole and not t.unknown_values}
     empty = sorted(i for i, t in whole.items() if not sum(t.counts))
@@ -208,7 +208,7 @@ def _unannotated(seen: Evidence) -> Iterator[Finding]:
     )
 
 
-def _missing(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+def _missing(seen: Gathered, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
     if seen.tallies and not sum(counts.get("train", ())) and seen.split("train"):
         yield Finding(
             "nothing_annotated",
@@ -239,7 +239,7 @@ def _missing(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Fi
         yield Finding("missing_class", severity, what, why, fix, rank=6)  # type: ignore[arg-type]
 
 
-def _rare(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+def _rare(seen: Gathered, counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
     train = counts.get("train", ())
     total = sum(train)
     shares = {n: c / total for n, c in zip(seen.classes.names, train, strict=False) if total and c}
@@ -280,7 +280,7 @@ def _rare(seen: Evidence, counts: Mapping[str, Sequence[int]]) -> Iterator[Findi
     )
 
 
-def _differing(seen: Evidence) -> Iterator[Finding]:
+def _differing(seen: Gathered) -> Iterator[Finding]:
     """Groups, or the whole set, in which a class is much more frequent in one split than in another."""
     judged = seen.recipe.evaluate.split
     groups = sorted({e.group for e in seen.entries})
@@ -309,7 +309,7 @@ def _differing(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _pooled(seen: Evidence, split: str, group: str | None) -> list[int]:
+def _pooled(seen: Gathered, split: str, group: str | None) -> list[int]:
     """Labelled pixels per class of a split, of one group of it or of all."""
     of = [
         seen.tallies[e.id].counts
@@ -319,7 +319,7 @@ def _pooled(seen: Evidence, split: str, group: str | None) -> list[int]:
     return [sum(column) for column in zip(*of, strict=True)] if of else [0]
 
 
-def _shifted(seen: Evidence) -> Iterator[Finding]:
+def _shifted(seen: Gathered) -> Iterator[Finding]:
     """A shift that most scenes of the set, or of a group, show is reported with what to do; others are worth a look."""
     evidence = {e.id: (s.shifts, s.explained) for e, s in seen.usable if len(s.shifts) == 2 and s.explained is not None}
     groups: defaultdict[str, list[str]] = defaultdict(list)

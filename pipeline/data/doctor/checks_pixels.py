@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.data.doctor import distributions, recipe_lines, sentinels
 from pipeline.data.doctor.distributions import BandRule
 from pipeline.data.doctor.findings import Finding, counted
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.data.doctor.sentinels import Sentinel
 
 _MAP_GAIN: Final = 0.4
@@ -26,7 +26,7 @@ _SATURATED: Final = 0.05
 _SHOWN: Final = 5
 
 
-def findings(seen: Evidence) -> Iterator[Finding]:
+def findings(seen: Gathered) -> Iterator[Finding]:
     """Everything about pixel values."""
     if not any(s.num_valid for _, s in seen.usable):
         return
@@ -39,7 +39,7 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     yield from _saturated(seen)
 
 
-def _dead(seen: Evidence) -> Iterator[Finding]:
+def _dead(seen: Gathered) -> Iterator[Finding]:
     """Bands with one value only, everywhere or in some scenes; bands that went lost together are named together."""
     scenes = [s for _, s in seen.usable if s.values.shape[1]]
     constant = {
@@ -72,7 +72,7 @@ def _dead(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _alpha(seen: Evidence) -> Iterator[Finding]:
+def _alpha(seen: Gathered) -> Iterator[Finding]:
     """Bands that files tag as alpha though they hold measurements; their zeros are taken for holes."""
     found = {e.id: s.alpha.count for e, s in seen.usable if s.alpha is not None and s.alpha.is_no_mask}
     if not found:
@@ -92,7 +92,7 @@ def _alpha(seen: Evidence) -> Iterator[Finding]:
     )
 
 
-def _undeclared(seen: Evidence) -> Iterator[Finding]:
+def _undeclared(seen: Gathered) -> Iterator[Finding]:
     """Values that stand for not measured and count as valid."""
     for found in _sentinels(seen):
         value, ids = sentinels.as_written(found.value), tuple(sorted(found.shares))
@@ -115,7 +115,7 @@ def _undeclared(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _sentinels(seen: Evidence) -> list[Sentinel]:
+def _sentinels(seen: Gathered) -> list[Sentinel]:
     held = [s.values for _, s in seen.usable if s.values.shape[1]]
     if not held:
         return []
@@ -123,18 +123,18 @@ def _sentinels(seen: Evidence) -> list[Sentinel]:
     return sentinels.sentinels({e.id: s.extremes for e, s in seen.usable}, ranges)
 
 
-def _or_left_out(positions: Sequence[int], seen: Evidence) -> str:
+def _or_left_out(positions: Sequence[int], seen: Gathered) -> str:
     line = recipe_lines.without_bands(seen, positions).replace("data:\n  ", "data.")
     return f", or leave {'it' if len(positions) == 1 else 'them'} out ({line})" if line else ""
 
 
-def _numbered(positions: Sequence[int], seen: Evidence) -> str:
+def _numbered(positions: Sequence[int], seen: Gathered) -> str:
     """Names of bands with their numbers from 1."""
     names = [seen.bands[k] if seen.bands[k] == f"band_{k + 1}" else f"{seen.bands[k]} ({k + 1})" for k in positions]
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _rims(seen: Evidence) -> Iterator[Finding]:
+def _rims(seen: Gathered) -> Iterator[Finding]:
     """Frames and corners of one colour around images, which count as valid."""
     known = {i for found in _sentinels(seen) for i in found.shares}  # a strip of such a value is named as that
     found = {e.id: s.rim for e, s in seen.usable if s.rim is not None and e.id not in known}
@@ -162,7 +162,7 @@ def _others(bands: tuple[str, ...], name: str) -> str:
     return " ".join(f"-b {n}" for n, b in enumerate(bands, 1) if b != name)
 
 
-def _leaking(seen: Evidence) -> Iterator[Finding]:
+def _leaking(seen: Gathered) -> Iterator[Finding]:
     """Bands that hold a map of the classes, and measured bands that predict them: the latter is the task itself."""
     usable = [s for _, s in seen.usable if s.values.shape[1]]
     rules = distributions.predicted_by_one_band([s.values for s in usable], [s.ids for s in usable])
@@ -205,7 +205,7 @@ def _tells_alone(rule: BandRule, rules: Sequence[BandRule]) -> bool:
     return rule.num_classes > 2 and rule.iou >= _ALONE_IOU and far
 
 
-def _rule(rule: BandRule, seen: Evidence) -> str:
+def _rule(rule: BandRule, seen: Gathered) -> str:
     name = seen.bands[rule.band]
     number = "" if name == f"band_{rule.band + 1}" else f" (number {rule.band + 1})"
     values = f"{counted(rule.num_values, 'value')}, " if rule.num_values <= distributions.FEW else ""
@@ -215,7 +215,7 @@ def _rule(rule: BandRule, seen: Evidence) -> str:
     )
 
 
-def _apart(seen: Evidence) -> Iterator[Finding]:
+def _apart(seen: Gathered) -> Iterator[Finding]:
     scenes = [(e, s) for e, s in seen.usable if s.values.shape[1]]
     if len(scenes) < _MIN_SCENES:
         return
@@ -254,7 +254,7 @@ def _apart(seen: Evidence) -> Iterator[Finding]:
     )
 
 
-def _populations(seen: Evidence, ids: tuple[str, ...], groups: list[str], far: list[str]) -> Finding:
+def _populations(seen: Gathered, ids: tuple[str, ...], groups: list[str], far: list[str]) -> Finding:
     everyone, some = Counter(groups), Counter(far)
     whole = [g for g in some if some[g] >= 0.8 * everyone[g] and everyone[g] > 1]
     details = (
@@ -275,7 +275,7 @@ def _populations(seen: Evidence, ids: tuple[str, ...], groups: list[str], far: l
     )
 
 
-def _saturated(seen: Evidence) -> Iterator[Finding]:
+def _saturated(seen: Gathered) -> Iterator[Finding]:
     found: list[tuple[float, str, str]] = []
     for entry, sample in seen.usable:
         shares = [(distributions.piled_up(band), name) for name, band in zip(seen.bands, sample.values, strict=True)]

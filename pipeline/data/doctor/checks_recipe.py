@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pipeline.data.chips.statistics import normalise
 from pipeline.data.chips.statistics.moments import Statistics
 from pipeline.data.doctor.findings import Finding
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.errors import PipelineError
 
 _WHY: Final = "Training would be refused, after it has read what its statistics need."
 
 
-def findings(seen: Evidence) -> Iterator[Finding]:
+def findings(seen: Gathered) -> Iterator[Finding]:
     """Everything about the recipe."""
     of = [s.values for e, s in seen.usable if e.split == "train" and s.values.shape[1]]
     if not of:
@@ -37,13 +37,13 @@ def _refused(key: str, attempt: Callable[[], None]) -> Iterator[Finding]:
         yield Finding("refused_settings", "error", f"{what}.", _WHY, error.hint or f"change data.{key}", rank=7)
 
 
-def _normalise(seen: Evidence, values: NDArray[Any]) -> None:
+def _normalise(seen: Gathered, values: NDArray[Any]) -> None:
     pretrained = bool(getattr(seen.recipe.model, "pretrained", False))
     statistics = Statistics.of(values, sketch_every=max(1, values.shape[1] // 100_000))
     normalise.of(seen.recipe.data.normalise, statistics, dtype=str(values.dtype), pretrained=pretrained)
 
 
-def _augment(seen: Evidence, values: NDArray[Any]) -> None:
+def _augment(seen: Gathered, values: NDArray[Any]) -> None:
     """Try the transforms on noise in the range of the data."""
     from pipeline.data.chips.augmentation import augment  # albumentations takes a second to import
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.data.doctor import access, leak_groups, near_duplicates, scene_overlaps
 from pipeline.data.doctor.findings import Entry, Finding, Severity, counted
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.data.doctor.near_duplicates import Pair, Similar
 from pipeline.data.doctor.scene_sample import detail, picture
 from pipeline.recipe.sampling import TableSplit
@@ -30,7 +30,7 @@ _LEAKS: Final[dict[str, tuple[Severity, str, str, str]]] = {
 """Severity, what the scenes do, what to do, and the lines of the recipe with the side of a block and the buffer."""
 
 
-def findings(seen: Evidence) -> Iterator[Finding]:
+def findings(seen: Gathered) -> Iterator[Finding]:
     """Everything about splits."""
     if not seen.entries:
         return
@@ -66,7 +66,7 @@ def findings(seen: Evidence) -> Iterator[Finding]:
     yield from _within([p for p in content + similar if p not in divided([p])])
 
 
-def _ground(seen: Evidence, *, within: bool = False) -> list[Pair]:
+def _ground(seen: Gathered, *, within: bool = False) -> list[Pair]:
     """Scenes of different splits whose footprints overlap; those of one split, too, if asked for."""
     return [
         Pair(o.first, o.second, f"{o.share:.1%} of the smaller one")
@@ -105,7 +105,7 @@ def _within(pairs: Sequence[Pair]) -> Iterator[Finding]:
         )
 
 
-def _empty(seen: Evidence) -> Iterator[Finding]:
+def _empty(seen: Gathered) -> Iterator[Finding]:
     if not any(e.split for e in seen.entries):
         return  # another check reports that the split could not be made
     judged = seen.recipe.evaluate.split
@@ -132,7 +132,7 @@ def _empty(seen: Evidence) -> Iterator[Finding]:
         )
 
 
-def _groups(seen: Evidence) -> Iterator[Finding]:
+def _groups(seen: Gathered) -> Iterator[Finding]:
     splits: defaultdict[str, set[str]] = defaultdict(set)
     members: defaultdict[str, list[str]] = defaultdict(list)
     for e in seen.entries:
@@ -160,14 +160,14 @@ def _groups(seen: Evidence) -> Iterator[Finding]:
     )
 
 
-def _equal_stamps(seen: Evidence) -> list[Pair]:
+def _equal_stamps(seen: Gathered) -> list[Pair]:
     owners: defaultdict[str, list[str]] = defaultdict(list)
     for i, stamp in seen.stamps.items():
         owners[stamp].append(i)
     return [Pair(ids[0], other, "equal files") for ids in owners.values() for other in ids[1:]]
 
 
-def _measured(pair: Pair, seen: Evidence, entry_of: Mapping[str, Entry]) -> bool:
+def _measured(pair: Pair, seen: Gathered, entry_of: Mapping[str, Entry]) -> bool:
     """Whether both scenes are valid somewhere in what they share: empty borders may lie over each other."""
     first, second = entry_of[pair.first], entry_of[pair.second]
     points = scene_overlaps.points(first, second)
@@ -177,7 +177,7 @@ def _measured(pair: Pair, seen: Evidence, entry_of: Mapping[str, Entry]) -> bool
 
 
 def _leak(
-    kind: str, pairs: Sequence[Pair], seen: Evidence, entry_of: Mapping[str, Entry], uri: str
+    kind: str, pairs: Sequence[Pair], seen: Gathered, entry_of: Mapping[str, Entry], uri: str
 ) -> Iterator[Finding]:
     """A finding, if there are pairs; `uri` is the table of groups that holds them together, "" if there is none."""
     if not pairs:

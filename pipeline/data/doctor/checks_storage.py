@@ -14,7 +14,7 @@ from typing import Final
 from pipeline.data.doctor import access
 from pipeline.data.doctor import read_plan as planning
 from pipeline.data.doctor.findings import Entry, Finding, counted
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.data.rasters.grids import RasterInfo
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import PipelineError
@@ -32,7 +32,7 @@ _MANY: Final = 0.1
 _LOCALITY_WORTH: Final = 0.6
 
 
-def findings(seen: Evidence) -> Iterator[Finding]:
+def findings(seen: Gathered) -> Iterator[Finding]:
     """Everything about how files are stored."""
     size = seen.recipe.data.sampling.size
     slow: defaultdict[tuple[str, tuple[int, int]], list[tuple[float, Entry]]] = defaultdict(list)
@@ -74,7 +74,7 @@ def is_slow(info: RasterInfo, size: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TiledCopy:
     """Seconds per window of a file as it is, and of a tiled copy of a part of it."""
 
     now: float
@@ -86,7 +86,7 @@ class Trial:
         return self.now / max(self.tiled, 1e-9)
 
 
-def trial(entry: Entry, seen: Evidence) -> Trial | None:
+def trial(entry: Entry, seen: Gathered) -> TiledCopy | None:
     """Read windows of a file and of a tiled copy of its middle; None where that fails."""
     if entry.info is None:
         return None
@@ -113,7 +113,7 @@ def trial(entry: Entry, seen: Evidence) -> Trial | None:
             tiled = access.seconds(entry, inside, seen.recipe.data, instead=copy)
         except PipelineError:
             return None  # what is wrong with the file is said by others
-    return Trial(_median(now), _median(tiled))
+    return TiledCopy(_median(now), _median(tiled))
 
 
 def command(entry: Entry, size: int) -> str:
@@ -123,7 +123,7 @@ def command(entry: Entry, size: int) -> str:
     return f"gdal_translate -of COG {options} {shlex.quote(entry.image)} {shlex.quote(target)}"
 
 
-def _slow(seen: Evidence, kind: str, members: Sequence[tuple[float, Entry]]) -> Iterator[Finding]:
+def _slow(seen: Gathered, kind: str, members: Sequence[tuple[float, Entry]]) -> Iterator[Finding]:
     size = seen.recipe.data.sampling.size
     times, entry = max(members, key=lambda item: (item[0], item[1].id))
     measured = trial(entry, seen)
@@ -152,7 +152,7 @@ def _slow(seen: Evidence, kind: str, members: Sequence[tuple[float, Entry]]) -> 
     )
 
 
-def _no_overviews(seen: Evidence, flat: Sequence[Entry]) -> Finding:
+def _no_overviews(seen: Gathered, flat: Sequence[Entry]) -> Finding:
     used = (
         seen.recipe.data.sampling.scale is not None
         and seen.recipe.data.sampling.largest > seen.recipe.data.sampling.size
@@ -171,7 +171,7 @@ def _no_overviews(seen: Evidence, flat: Sequence[Entry]) -> Finding:
     )
 
 
-def _locality(seen: Evidence, slow: set[str]) -> Iterator[Finding]:
+def _locality(seen: Gathered, slow: set[str]) -> Iterator[Finding]:
     """Several chips from one block of tiles: worth saying where each chip decodes many tiles of its own."""
     sampling = seen.recipe.data.sampling
     if not isinstance(sampling, Uniform) or sampling.locality is not None:

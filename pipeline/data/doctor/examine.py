@@ -37,7 +37,7 @@ from pipeline.data.doctor.findings import (
     SceneRow,
     in_order,
 )
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.data.scenes.splits.assign import SPLITS
 from pipeline.log import Advance
 from pipeline.recipe import Recipe
@@ -87,7 +87,7 @@ def examine(recipe: Recipe, out: str, *, progress: Advance | None = None) -> Aud
     return audit
 
 
-def _splits(seen: Evidence) -> dict[str, dict[str, int]]:
+def _splits(seen: Gathered) -> dict[str, dict[str, int]]:
     out = {}
     for name in (*SPLITS, ""):
         members = seen.split(name)
@@ -100,7 +100,7 @@ def _splits(seen: Evidence) -> dict[str, dict[str, int]]:
     return out
 
 
-def _scene(entry: Entry, seen: Evidence, findings: Sequence[Finding]) -> SceneRow:
+def _scene(entry: Entry, seen: Gathered, findings: Sequence[Finding]) -> SceneRow:
     sample = seen.samples.get(entry.id)
     read = sample.num_pixels if sample and sample.problem is None else 0
     info = entry.info
@@ -123,7 +123,7 @@ def _scene(entry: Entry, seen: Evidence, findings: Sequence[Finding]) -> SceneRo
     )
 
 
-def _tells(finding: Finding, seen: Evidence) -> bool:
+def _tells(finding: Finding, seen: Gathered) -> bool:
     """Whether a finding makes its scenes special: one about most of them does not."""
     return finding.severity != "note" and len(finding.scenes) <= max(1, len(seen.entries) / 2)
 
@@ -147,7 +147,7 @@ def _storage(entry: Entry) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _bands(seen: Evidence) -> tuple[BandRow, ...]:
+def _bands(seen: Gathered) -> tuple[BandRow, ...]:
     values_of = {
         name: [s.values for e, s in seen.usable if e.split == split and s.values.shape[1]]
         for split, name in ((*((s, s) for s in SPLITS), ("", "all")))
@@ -155,7 +155,7 @@ def _bands(seen: Evidence) -> tuple[BandRow, ...]:
     return distributions.band_rows(values_of, seen.bands)
 
 
-def _classes(seen: Evidence) -> tuple[ClassRow, ...]:
+def _classes(seen: Gathered) -> tuple[ClassRow, ...]:
     counts = checks_labels.class_counts(seen)
     rows = []
     for position, name in enumerate(seen.classes.names):
@@ -175,7 +175,7 @@ def _classes(seen: Evidence) -> tuple[ClassRow, ...]:
     return tuple(rows)
 
 
-def _estimates(seen: Evidence) -> dict[str, float | str]:
+def _estimates(seen: Gathered) -> dict[str, float | str]:
     """Numbers by name; seconds and bytes carry their unit."""
     recipe = seen.recipe
     size, batch = recipe.data.sampling.size, recipe.train.global_batch
@@ -202,13 +202,13 @@ def _estimates(seen: Evidence) -> dict[str, float | str]:
     }
 
 
-def _epoch_size(seen: Evidence) -> int:
+def _epoch_size(seen: Gathered) -> int:
     """Chips in an epoch: what the recipe says, or as many as cover the train split once."""
     size = seen.recipe.data.sampling.size
     return seen.recipe.data.sampling.epoch_size or sum(-(-e.num_pixels // size**2) for e in seen.split("train"))
 
 
-def _looked(seen: Evidence) -> tuple[str, ...]:
+def _looked(seen: Gathered) -> tuple[str, ...]:
     if not seen.entries:
         return ("No scene could be listed, so nothing was read.",)
     entries, chosen = len(seen.entries), len(seen.plan.chosen)

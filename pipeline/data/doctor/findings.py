@@ -160,7 +160,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Tally:
+class LabelTally:
     """Labelled pixels of one scene: per class, and per value that no class claims.
 
     `whole` is False where only some windows of the label were read. `label` is all that the label says, where it could

@@ -9,8 +9,8 @@ from typing import Final
 from pipeline.data.doctor import access
 from pipeline.data.doctor import read_plan as planning
 from pipeline.data.doctor.access import Problem
-from pipeline.data.doctor.findings import Entry, Sample, Tally, Timing
-from pipeline.data.doctor.read_plan import Plan
+from pipeline.data.doctor.findings import Entry, LabelTally, Sample, Timing
+from pipeline.data.doctor.read_plan import ReadPlan
 from pipeline.data.doctor.scene_sample import sample
 from pipeline.data.doctor.threads import in_threads
 from pipeline.data.labels.classes import Classes
@@ -25,7 +25,7 @@ _TIMED_WINDOWS: Final = 4
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Gathered:
     """What was read. `pointers` are files whose content was not fetched, `problems` concern the set as a whole,
     `unmatched` says which labels belong to no image ("" if none), `stamps` are hashes of content by scene id."""
 
@@ -34,9 +34,9 @@ class Evidence:
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
     unmatched: str
-    plan: Plan
+    plan: ReadPlan
     samples: dict[str, Sample]
-    tallies: dict[str, Tally]
+    tallies: dict[str, LabelTally]
     stamps: dict[str, str]
     timing: Timing
     pointers: tuple[Pointer, ...] = ()
@@ -65,7 +65,7 @@ class Evidence:
         ]
 
 
-def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
+def gather(recipe: Recipe, progress: Advance | None) -> Gathered:
     """Read headers of all scenes, labels, samples of pixels, and time some reads."""
     data = recipe.data
     classes = Classes.from_section(data)
@@ -79,7 +79,7 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
     for entry, outcome in [*zip(labelled, counted, strict=True), *zip(plan.chosen, stamped, strict=True)]:
         if isinstance(outcome, PipelineError) and entry.id in samples and samples[entry.id].problem is None:
             samples[entry.id] = Sample(entry.id, problem=access.problem_of(outcome))
-    return Evidence(
+    return Gathered(
         recipe=recipe,
         classes=classes,
         entries=tuple(entries),
@@ -87,14 +87,14 @@ def gather(recipe: Recipe, progress: Advance | None) -> Evidence:
         unmatched=unmatched,
         plan=plan,
         samples=samples,
-        tallies={e.id: t for e, t in zip(labelled, counted, strict=True) if isinstance(t, Tally)},
+        tallies={e.id: t for e, t in zip(labelled, counted, strict=True) if isinstance(t, LabelTally)},
         stamps={e.id: s for e, s in zip(plan.chosen, stamped, strict=True) if isinstance(s, str)},
         timing=_time(recipe, plan, samples),
         pointers=access.pointers(data),
     )
 
 
-def _tally(entry: Entry, plan: Plan, classes: Classes, data: Data, num_scenes: int) -> Tally | PipelineError:
+def _tally(entry: Entry, plan: ReadPlan, classes: Classes, data: Data, num_scenes: int) -> LabelTally | PipelineError:
     windows = planning.label_windows(entry, plan.labels_whole, num_scenes)
     try:
         return access.tally(entry, windows, classes, data, plan.labels_whole)
@@ -109,7 +109,7 @@ def _stamp(entry: Entry, data: Data) -> str | PipelineError:
         return error
 
 
-def _time(recipe: Recipe, plan: Plan, samples: dict[str, Sample]) -> Timing:
+def _time(recipe: Recipe, plan: ReadPlan, samples: dict[str, Sample]) -> Timing:
     """One after the other, in this thread, so that they do not disturb each other."""
     readable = [e for e in plan.chosen if samples[e.id].problem is None]
     step = max(1, len(readable) // _TIMED_SCENES)

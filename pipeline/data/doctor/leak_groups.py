@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline import store
 from pipeline.data.doctor.findings import Entry
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 from pipeline.data.doctor.near_duplicates import Pair
 from pipeline.data.scenes.splits.assign import SPLITS
 from pipeline.recipe.sampling import BlocksSplit, FoldsSplit, HashSplit, TableSplit
@@ -64,7 +64,7 @@ def _splits(entries: Sequence[Entry], group_of: Mapping[str, str]) -> dict[str, 
     return split_of
 
 
-def command(seen: Evidence, uri: str) -> str:
+def command(seen: Gathered, uri: str) -> str:
     """The lines of the recipe that use the table; empty where scenes are parts that blocks of ground cut."""
     section, path = seen.recipe.data.split, json.dumps(absolute(uri))
     if isinstance(section, TableSplit):
@@ -76,7 +76,7 @@ def command(seen: Evidence, uri: str) -> str:
     return ""
 
 
-def write(seen: Evidence, pairs: Sequence[Pair], out: str) -> str:
+def write(seen: Gathered, pairs: Sequence[Pair], out: str) -> str:
     """Write the table into a folder, if it can be used; returns its URI, "" if not.
 
     Raises:

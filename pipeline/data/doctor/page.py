@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from pipeline.data.doctor import charts
 from pipeline.data.doctor.findings import SEVERITIES, Audit, Finding
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 
 _SHOWN_SCENES: Final = 200
 _SHOWN_PICTURES: Final = 24
@@ -21,7 +21,7 @@ _SHOWN_FINDINGS: Final = 80
 _SHOWN_IDS: Final = 12
 
 
-def html(audit: Audit, seen: Evidence) -> str:
+def html(audit: Audit, seen: Gathered) -> str:
     """The page of an audit; it stays below a few megabytes however large the set is."""
     pictured = _pictured(audit, seen)
     rows = sorted(audit.scenes, key=lambda s: (not s.flags, s.id))
@@ -55,7 +55,7 @@ def _first(audit: Audit) -> list[tuple[Finding, list[str]]]:
     return out
 
 
-def _pictured(audit: Audit, seen: Evidence) -> set[str]:
+def _pictured(audit: Audit, seen: Gathered) -> set[str]:
     """Scenes to show: those with findings, then some of every split, evenly."""
     there = [s for s in audit.scenes if s.id in seen.samples and seen.samples[s.id].thumbnail is not None]
     telling = [s.id for s in there if s.flags]

@@ -31,7 +31,7 @@ _LABEL_SIDE: Final = 1024
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReadPlan:
     """Which scenes are sampled, and the largest number of windows of each."""
 
     chosen: tuple[Entry, ...]
@@ -41,7 +41,7 @@ class Plan:
     labels_whole: bool
 
 
-def plan(entries: Sequence[Entry]) -> Plan:
+def plan(entries: Sequence[Entry]) -> ReadPlan:
     """Choose among the scenes that can be opened: all, or evenly from every split."""
     usable = [e for e in entries if e.info is not None]
     chosen = list(usable)
@@ -52,7 +52,7 @@ def plan(entries: Sequence[Entry]) -> Plan:
     share = PIXELS // (max(len(chosen), 1) * SIDE * SIDE)
     everything = sum(e.num_pixels for e in chosen)
     labelled = sum(e.num_pixels for e in entries if e.label is not None)
-    return Plan(
+    return ReadPlan(
         chosen=tuple(sorted(chosen, key=lambda e: e.id)),
         windows=min(_MAX_WINDOWS, max(1, share)),
         whole_pixels=_LARGEST_WHOLE if everything <= PIXELS else WHOLE,
@@ -73,7 +73,7 @@ def windows(entry: Entry, most: int, *, everything: bool = False) -> list[Window
     return [Window(r, c, min(SIDE, height - r), min(SIDE, width - c), s) for r, c, s in places]
 
 
-def whole(entry: Entry, plan: Plan) -> Window | None:
+def whole(entry: Entry, plan: ReadPlan) -> Window | None:
     """A window that is all of a scene, where that is small enough to be read so; None otherwise."""
     if entry.info is None or entry.num_pixels > plan.whole_pixels or entry.info.slices > 1:
         return None

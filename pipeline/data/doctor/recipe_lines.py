@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pipeline.data.doctor.gather import Evidence
+from pipeline.data.doctor.gather import Gathered
 
 
-def without_bands(seen: Evidence, positions: Collection[int]) -> str:
+def without_bands(seen: Gathered, positions: Collection[int]) -> str:
     """The lines that leave bands out, by their positions (from 0) among those that are read; files stay as they are.
 
     Empty where the recipe names a file for each band, of which one is then taken away.

@@ -15,10 +15,10 @@ from pipeline.data.doctor import read_plan as planning
 from pipeline.data.doctor.findings import Entry, Patch, Sample, Thumbnail
 from pipeline.data.doctor.label_shift import Surface
 from pipeline.data.doctor.near_duplicates import Marks
-from pipeline.data.doctor.read_plan import Plan
+from pipeline.data.doctor.read_plan import ReadPlan
 from pipeline.data.doctor.sentinels import Rim
 from pipeline.data.labels.classes import IGNORE, Classes
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import PipelineError
 from pipeline.recipe import Data
@@ -32,7 +32,7 @@ _FLAT: Final = 9
 """A blank area is at least so many pixels wide and high."""
 
 
-def sample(entry: Entry, plan: Plan, classes: Classes, data: Data) -> Sample:
+def sample(entry: Entry, plan: ReadPlan, classes: Classes, data: Data) -> Sample:
     """Read some windows of a scene; what cannot be read is in `problem`."""
     try:
         patches, small, found = _read(entry, plan, classes, data)
@@ -74,7 +74,7 @@ def detail(thumbnail: Thumbnail | None) -> NDArray[np.float32] | None:
     return near_duplicates.detail(thumbnail.pixels, thumbnail.valid)
 
 
-def _read(entry: Entry, plan: Plan, classes: Classes, data: Data) -> tuple[list[Patch], Thumbnail | None, Marks]:
+def _read(entry: Entry, plan: ReadPlan, classes: Classes, data: Data) -> tuple[list[Patch], Thumbnail | None, Marks]:
     """Windows, a small view, and marks; of a small scene all from one reading."""
     whole = planning.whole(entry, plan)
     windows = planning.windows(entry, plan.windows, everything=whole is not None)
@@ -94,7 +94,7 @@ def _cut(patch: Patch, window: Window) -> Patch:
     return Patch(window, patch.pixels[:, rows, cols], patch.valid[rows, cols], patch.mask[rows, cols])
 
 
-def _quota(plan: Plan, patches: Sequence[Patch]) -> int:
+def _quota(plan: ReadPlan, patches: Sequence[Patch]) -> int:
     """Pixels to keep of each window."""
     if not patches:
         return 0
@@ -126,7 +126,7 @@ def _labelled(patches: Sequence[Patch], num_classes: int) -> NDArray[np.int64]:
     return out
 
 
-def _rim(entry: Entry, patches: Sequence[Patch], plan: Plan) -> Rim | None:
+def _rim(entry: Entry, patches: Sequence[Patch], plan: ReadPlan) -> Rim | None:
     """The flat border of a scene whose windows cover it."""
     if planning.whole(entry, plan) is None or entry.size is not None:
         return None
@@ -146,7 +146,7 @@ def _blank(patch: Patch) -> int:
     return int(cv2.morphologyEx(zero, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).sum())
 
 
-def _shifts(entry: Entry, patches: Sequence[Patch], plan: Plan) -> tuple[tuple[Surface, ...], Surface | None]:
+def _shifts(entry: Entry, patches: Sequence[Patch], plan: ReadPlan) -> tuple[tuple[Surface, ...], Surface | None]:
     """The evidence for a shift: from edges, in two halves that share no pixel, and from the classes' variance."""
     if entry.label is None:
         return (), None

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 
 KNOWN: Final = (-9999, -99999, -999, -99, -32768, -32767, -2147483648, 9999, 65535, 32767, 2147483647, 99999)
 """Values that are often written where nothing was measured; besides these, all beyond ±1e19 of floats."""

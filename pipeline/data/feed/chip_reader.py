@@ -15,7 +15,7 @@ from pipeline.data.feed import coalesce
 from pipeline.data.feed.shards.shard_reader import Shards
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters import raster_io, resampling
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes import staleness
 from pipeline.data.scenes.scene import Scene

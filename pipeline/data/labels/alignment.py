@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.rasters import gdal_env
 from pipeline.data.rasters.grids import Grid, project, to_pixels
-from pipeline.data.rasters.pixels import Pixels, Read
+from pipeline.data.rasters.valid_pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 
 _Positions = tuple[NDArray[np.float64], NDArray[np.float64]]

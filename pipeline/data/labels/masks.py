@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.data.labels import aoi, palettes, raster_labels, rasterize, shapes, slide_levels, vectors
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.labels.lru_cache import Memory
-from pipeline.data.labels.raster_labels import Encoded
+from pipeline.data.labels.raster_labels import EncodedLabel
 from pipeline.data.labels.shapes import Shapes
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
@@ -55,16 +55,16 @@ def nearest(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8
     return mask[..., rows[:, None], cols]
 
 
-def encode(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
+def encode(scene: Scene, window: Window, classes: Classes, data: Data) -> EncodedLabel:
     """As `mask`, but values without a class are IGNORE in the mask and counted: pixels of a raster, shapes of a vector
     file in the whole scene."""
     planes = len(classes) if data.task == "multilabel" else 0
     if scene.label is None:
-        return Encoded(np.full((*([planes] if planes else []), *window[2:4]), IGNORE, np.uint8), Counter())
+        return EncodedLabel(np.full((*([planes] if planes else []), *window[2:4]), IGNORE, np.uint8), Counter())
     if vectors.is_vector(scene.label):
         found = shapes_of(scene, classes, data)
         burned = rasterize.burn(found, scene.grid, window, planes=planes, all_touched=data.label.all_touched)
-        encoded = Encoded(burned, found.unknown_values)
+        encoded = EncodedLabel(burned, found.unknown_values)
     else:
         encoded = raster_labels.read(scene, window, classes, data)
     if scene.aoi is not None:

@@ -15,7 +15,7 @@ from pipeline.data.labels.alignment import read_aligned
 from pipeline.data.labels.classes import IGNORE, Classes, unknown_values
 from pipeline.data.rasters import gdal_env, raster_io
 from pipeline.data.rasters.grids import Grid, RasterInfo, to_pixels
-from pipeline.data.rasters.pixels import Pixels, Read
+from pipeline.data.rasters.valid_pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import LabelError, SceneError
@@ -26,7 +26,7 @@ _COLOR_BANDS: Final = 3
 _SHIFT_PIXELS: Final = 1e-3
 
 
-class Encoded(NamedTuple):
+class EncodedLabel(NamedTuple):
     """A mask and what stands out in the label it is from.
 
     Attributes:
@@ -59,7 +59,7 @@ def header(uri: str, reading: Reading) -> RasterInfo:
     return _header(uri, version, _reading(uri, version, reading))
 
 
-def read(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
+def read(scene: Scene, window: Window, classes: Classes, data: Data) -> EncodedLabel:
     """The label of a scene at a window, encoded.
 
     Raises:
@@ -73,7 +73,7 @@ def read(scene: Scene, window: Window, classes: Classes, data: Data) -> Encoded:
         found = _one_band(uri, info, _shown(scene, window, classes, data, info))
         with np.errstate(invalid="ignore"):
             mask = (found.values >= data.label.threshold).astype(np.uint8)
-        return Encoded(_ignored(mask, found.values, found.valid, classes), Counter(), _claimed(found))
+        return EncodedLabel(_ignored(mask, found.values, found.valid, classes), Counter(), _claimed(found))
     if classes.in_colors:
         return _colors(scene, window, classes, data, info)
     found = _one_band(uri, info, _shown(scene, window, classes, data, info))
@@ -113,16 +113,18 @@ def annotated(scene: Scene, uri: str, window: Window, data: Data) -> NDArray[np.
 # --- kinds of labels
 
 
-def _encode(found: _Label, classes: Classes) -> Encoded:
+def _encode(found: _Label, classes: Classes) -> EncodedLabel:
     mask, unclaimed = classes.mask(found.values, found.valid)
-    return Encoded(mask, Counter() if unclaimed is None else unknown_values(found.values, unclaimed), _claimed(found))
+    return EncodedLabel(
+        mask, Counter() if unclaimed is None else unknown_values(found.values, unclaimed), _claimed(found)
+    )
 
 
 def _claimed(found: _Label) -> Counter[Any]:
     return Counter() if found.hidden is None else unknown_values(found.values, found.hidden)
 
 
-def _colors(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> Encoded:
+def _colors(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> EncodedLabel:
     uri = str(scene.label)
     if len(info.bands) == 1:
         palette = palettes.of(uri, vectors.version(uri)) if info.palette else None
@@ -140,7 +142,7 @@ def _colors(scene: Scene, window: Window, classes: Classes, data: Data, info: Ra
     return _encode(_shown(scene, window, classes, data, info), classes)
 
 
-def _planes(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> Encoded:
+def _planes(scene: Scene, window: Window, classes: Classes, data: Data, info: RasterInfo) -> EncodedLabel:
     """One band per class: 0 and 1, and IGNORE."""
     uri = str(scene.label)
     if len(info.bands) != len(classes):
@@ -153,7 +155,7 @@ def _planes(scene: Scene, window: Window, classes: Classes, data: Data, info: Ra
     planes_valid, claimed = _valid_planes(scene, window, data, info, _Label(values, valid))
     yes = values != 0 if data.label.threshold is None else values >= data.label.threshold
     planes = [_ignored(y.astype(np.uint8), v, ok, classes) for y, v, ok in zip(yes, values, planes_valid, strict=True)]
-    return Encoded(np.stack(planes), Counter(), claimed)
+    return EncodedLabel(np.stack(planes), Counter(), claimed)
 
 
 def _valid_planes(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.labels import geometry_repair, vectors
 from pipeline.data.labels.slide_levels import Scale
-from pipeline.data.labels.vectors import Table
+from pipeline.data.labels.vectors import FeatureTable
 from pipeline.data.rasters import gdal_env
 from pipeline.data.rasters.grids import Grid, project, to_pixels
 from pipeline.data.scenes import geojson_footprints
@@ -29,13 +29,13 @@ _TURNS: Final = (-360.0, 0.0, 360.0)
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedShapes:
     """The shapes of a file that touch a scene: positions in the table [N], and geometries [N] in pixels of the scene.
 
     A shape occurs twice if it wraps around the globe.
     """
 
-    table: Table
+    table: FeatureTable
     who: NDArray[np.int64]
     geometry: NDArray[np.object_]
 
@@ -48,7 +48,7 @@ def place(
     scale: Scale,
     buffer: float = 0.0,
     crs: str | None = None,
-) -> Placed:
+) -> PlacedShapes:
     """Find the shapes of a file in a scene.
 
     Args:
@@ -86,7 +86,7 @@ def place(
     return _touching(table, who, pixels, grid)
 
 
-def missed(table: Table, grid: Grid) -> str:
+def missed(table: FeatureTable, grid: Grid) -> str:
     """Message about shapes that all miss a scene, with both places; empty for a file without shapes."""
     if not len(table.geometry):
         return ""
@@ -119,7 +119,7 @@ def _known(crs: str | None) -> str | None:
     return crs
 
 
-def _check_degrees(table: Table, grid: Grid) -> None:
+def _check_degrees(table: FeatureTable, grid: Grid) -> None:
     """Refuse shapes in degrees whose coordinates are none: most are in the scene's own CRS, and do not say so."""
     point = table.beyond_degrees if _is_geographic(table.crs) else None
     if point is None:
@@ -158,12 +158,12 @@ def affine(geometry: NDArray[Any], transform: tuple[float, ...]) -> NDArray[Any]
     return out
 
 
-def _outline(uri: str) -> Table:
+def _outline(uri: str) -> FeatureTable:
     wkb = np.array([shapely.to_wkb(shapely.from_geojson(uri))], np.object_)
     return vectors.table(geojson_footprints.NAME, geojson_footprints.CRS, wkb, {})
 
 
-def _in_pixels(table: Table, grid: Grid, origin: tuple[int, int], scale: Scale, buffer: float) -> Placed:
+def _in_pixels(table: FeatureTable, grid: Grid, origin: tuple[int, int], scale: Scale, buffer: float) -> PlacedShapes:
     """Scans have no coordinates but pixels: x is the column, y the row, in the file. GeoJSON always claims degrees."""
     if table.crs is not None and (table.uri == geojson_footprints.NAME or not _is_geographic(table.crs)):
         raise LabelError(
@@ -182,7 +182,7 @@ def _around(grid: Grid, crs: str, buffer: float) -> list[NDArray[np.float64]]:
     return [reach + np.array([turn, 0, turn, 0]) for turn in turns]
 
 
-def _projected(table: Table, grid: Grid, buffer: float) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _projected(table: FeatureTable, grid: Grid, buffer: float) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """The shapes that may touch the scene, in its CRS."""
     around = _around(grid, str(table.crs), buffer)
     hits = [table.tree.query(shapely.box(*box)) for box in around]
@@ -212,7 +212,7 @@ def _bent(geometry: NDArray[Any], reach: NDArray[np.float64], grid: Grid) -> NDA
     return out
 
 
-def _transformed(geometry: NDArray[Any], table: Table, grid: Grid) -> NDArray[Any]:
+def _transformed(geometry: NDArray[Any], table: FeatureTable, grid: Grid) -> NDArray[Any]:
     """Shapes in the scene's CRS, valid."""
 
     def there(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -256,7 +256,7 @@ def _is_geographic(crs: str | None) -> bool:
     return Grid(1, 1, crs).geographic
 
 
-def _buffered(table: Table, who: NDArray[np.int64], geometry: NDArray[Any], distance: float) -> NDArray[Any]:
+def _buffered(table: FeatureTable, who: NDArray[np.int64], geometry: NDArray[Any], distance: float) -> NDArray[Any]:
     """Lines and points with a width; `who` says which of the table's shapes each is.
 
     Raises:
@@ -274,9 +274,9 @@ def _buffered(table: Table, who: NDArray[np.int64], geometry: NDArray[Any], dist
     return out
 
 
-def _touching(table: Table, who: NDArray[np.int64], geometry: NDArray[Any], grid: Grid) -> Placed:
+def _touching(table: FeatureTable, who: NDArray[np.int64], geometry: NDArray[Any], grid: Grid) -> PlacedShapes:
     """Those that reach into the scene or come within a pixel of it."""
     left, top, right, bottom = shapely.bounds(geometry).T if len(geometry) else np.empty((4, 0))
     with np.errstate(invalid="ignore"):
         near = (right >= -1) & (bottom >= -1) & (left <= grid.width + 1) & (top <= grid.height + 1)
-    return Placed(table, who[near], geometry[near])
+    return PlacedShapes(table, who[near], geometry[near])

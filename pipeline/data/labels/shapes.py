@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.labels.classes import IGNORE, UNKNOWN, Classes
 from pipeline.data.labels.nested_attributes import Value
-from pipeline.data.labels.reproject import Placed, missed, parts_of, place
+from pipeline.data.labels.reproject import PlacedShapes, missed, parts_of, place
 from pipeline.data.labels.slide_levels import Scale
 from pipeline.data.rasters.grids import Grid
 from pipeline.errors import LabelError
@@ -96,7 +96,7 @@ def as_area(uri: str, grid: Grid, origin: tuple[int, int], scale: Scale) -> Shap
 
 
 def _shapes(
-    placed: Placed, grid: Grid, order: NDArray[np.int64], ids: NDArray[np.int64], unknown_values: Counter[Any]
+    placed: PlacedShapes, grid: Grid, order: NDArray[np.int64], ids: NDArray[np.int64], unknown_values: Counter[Any]
 ) -> Shapes:
     """Shapes in this order, which have these ids, in pieces."""
     parts, whole = parts_of(placed.geometry[order])
@@ -123,7 +123,7 @@ def _id_of(value: Value, classes: Classes) -> int:
     return classes.id_of(value)
 
 
-def _rank(placed: Placed, ids: NDArray[np.int64], data: Data) -> NDArray[np.int64]:
+def _rank(placed: PlacedShapes, ids: NDArray[np.int64], data: Data) -> NDArray[np.int64]:
     """The order of burning, as positions: later ones cover earlier ones."""
     who = placed.who
     if data.label.order == "file":

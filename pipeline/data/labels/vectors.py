@@ -49,7 +49,7 @@ warnings.filterwarnings("ignore", message=".*non conformant file extension", cat
 
 
 @dataclass(frozen=True)
-class Table:
+class FeatureTable:
     """The shapes of one file.
 
     Attributes:
@@ -113,7 +113,7 @@ def version(uri: str) -> str:
     return f"{seen.st_size}-{seen.st_mtime_ns}"
 
 
-def load(uri: str, columns: Sequence[str], near: Near | None = None, crs: str | None = None) -> Table:
+def load(uri: str, columns: Sequence[str], near: Near | None = None, crs: str | None = None) -> FeatureTable:
     """All shapes of a file, with these attributes; kept for the next call. `crs` replaces what the file says.
 
     Of a large file with an index of its own only the shapes near a place are read, and not kept: `near` gives the
@@ -185,7 +185,7 @@ def _opened(uri: str) -> tuple[Path, bytes]:
     return path, head
 
 
-def _load(uri: str, columns: Sequence[str], near: Near | None, given: str | None) -> Table:
+def _load(uri: str, columns: Sequence[str], near: Near | None, given: str | None) -> FeatureTable:
     with _translated(uri):
         source, layer, crs, fields = _header(uri, columns)
         crs = given or crs
@@ -275,7 +275,7 @@ def _layer(uri: str, source: str | bytes) -> str:
     return names[0]
 
 
-def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[Value]]) -> Table:
+def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[Value]]) -> FeatureTable:
     """Shapes as they were delivered, as WKB [N], made valid.
 
     Raises:
@@ -295,7 +295,7 @@ def table(uri: str, crs: str | None, wkb: NDArray[Any], columns: dict[str, list[
         geometry[invalid] = geometry_repair.repaired(uri, geometry, np.flatnonzero(invalid))
     there &= ~shapely.is_empty(geometry)
     kept = np.flatnonzero(there)
-    return Table(
+    return FeatureTable(
         uri=uri,
         crs=crs,
         geometry=geometry[kept],
@@ -319,8 +319,8 @@ def _plain(values: NDArray[Any]) -> list[Value]:
     return out
 
 
-def _vertices(table: Table) -> int:
+def _vertices(table: FeatureTable) -> int:
     return int(shapely.get_num_coordinates(table.geometry).sum())
 
 
-_tables: Memory[Table] = Memory(_MAX_VERTICES, _vertices)
+_tables: Memory[FeatureTable] = Memory(_MAX_VERTICES, _vertices)

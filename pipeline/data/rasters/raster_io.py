@@ -24,9 +24,9 @@ from pipeline.data.rasters.formats.band_files import BandsReader
 from pipeline.data.rasters.formats.band_selection import choose
 from pipeline.data.rasters.formats.open import open_reader
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.raster_reader import DAMAGED, Reader
 from pipeline.data.rasters.raster_writer import Writer, write_cog
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import LabelError, SceneError
 from pipeline.recipe.data import Reading

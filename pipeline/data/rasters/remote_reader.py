@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline import store
 from pipeline.data.rasters import gdal_env, raster_reader
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.raster_reader import Reader
 from pipeline.data.rasters.tile_cache import TileCache
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import StorageError
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.rasters import raster_reader
-from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.raster_reader import Reader
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 
 CHUNK_PIXELS: Final = 1 << 22

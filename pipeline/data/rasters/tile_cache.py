@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.store import Cache
 

@@ -18,7 +18,7 @@ _BYTE_ORDERS: Final = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclass(frozen=True)
-class Table:
+class CsvTable:
     """Columns, and rows with the line each begins on; a cell that a line lacks is None."""
 
     columns: tuple[str, ...]
@@ -27,7 +27,7 @@ class Table:
     """Lines with more or fewer values than the header."""
 
 
-def read(uri: str, what: str, key: str) -> Table:
+def read(uri: str, what: str, key: str) -> CsvTable:
     """Read a CSV file.
 
     Args:
@@ -68,7 +68,7 @@ def decoded(content: bytes, uri: str, otherwise: str = "not a CSV file in UTF-8"
     return text
 
 
-def parsed(text: str, uri: str) -> Table:
+def parsed(text: str, uri: str) -> CsvTable:
     """The rows of a table whose values are separated by commas, semicolons or tabs, as the header is.
 
     Raises:
@@ -95,7 +95,7 @@ def parsed(text: str, uri: str) -> Table:
         raise ManifestError(
             f"{uri}, line {begin}: no CSV ({error})", "put values that hold quotes, separators or line ends into quotes"
         ) from error
-    return Table(columns or (), tuple(rows), tuple(ragged))
+    return CsvTable(columns or (), tuple(rows), tuple(ragged))
 
 
 def _header(cells: list[str], uri: str) -> tuple[str, ...]:

@@ -72,7 +72,9 @@ def make_world(folder: str | Path, *, num_scenes: int = 14, size: int = 1024, se
     (root / "splits.csv").write_text("\n".join(["id,split,group", *rows]) + "\n")  # last: it says the world is whole
 
 
-def make_scene(region: Region, season: Season, size: int, seed: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+def make_scene(
+    region: LandRegion, season: Season, size: int, seed: int
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Pixels uint16 [4,size,size] and class ids uint8 [size,size] of one scene; 0 and 255 outside the footprint."""
     place = np.random.default_rng([seed, zlib.crc32(region.name.encode())])  # what all seasons of a region share
     rng = np.random.default_rng([seed, zlib.crc32(region.name.encode()), zlib.crc32(season.name.encode())])
@@ -96,7 +98,7 @@ def make_scene(region: Region, season: Season, size: int, seed: int) -> tuple[ND
     return pixels, label
 
 
-def _write_scene(root: Path, number: int, region: Region, season: Season, size: int, seed: int) -> None:
+def _write_scene(root: Path, number: int, region: LandRegion, season: Season, size: int, seed: int) -> None:
     pixels, label = make_scene(region, season, size, seed)
     east, north = 400_000 + 12_000 * (number // 4), 5_200_000 + 12_000 * (number % 4)
     grid = Grid(size, size, CRS, (PIXEL_METRES, 0.0, float(east), 0.0, -PIXEL_METRES, float(north)))
@@ -128,7 +130,7 @@ def _enlarge(field: Array, step: int, size: int) -> Array:
     return large
 
 
-def _layout(rng: np.random.Generator, region: Region, size: int) -> NDArray[np.uint8]:
+def _layout(rng: np.random.Generator, region: LandRegion, size: int) -> NDArray[np.uint8]:
     """Class ids [size,size]: the strongest of four smooth fields, and a river through them."""
     scales = (60.0, 40.0, 50.0, 36.0)
     votes = [_noise(rng, size, s) + 0.25 * _noise(rng, size, 9) + b for s, b in zip(scales, region.cover, strict=True)]
@@ -153,7 +155,7 @@ def _mix(share: Array, first: Sequence[float], second: Sequence[float]) -> Array
     return blended
 
 
-def _water(rng: np.random.Generator, region: Region, size: int) -> Array:
+def _water(rng: np.random.Generator, region: LandRegion, size: int) -> Array:
     mud = np.clip(region.mud + 0.2 * _noise(rng, size, 70), 0, 1)
     return _mix(mud, _CLEAR, _TURBID)
 
@@ -166,7 +168,7 @@ def _forest(rng: np.random.Generator, season: Season, sun: float, size: int) -> 
     return _mix(brown, _LEAVES, _BROWN) * shine
 
 
-def _field(rng: np.random.Generator, region: Region, season: Season, size: int) -> Array:
+def _field(rng: np.random.Generator, region: LandRegion, season: Season, size: int) -> Array:
     u, v = _axes(rng, size, 12)
     long, wide = region.parcel * 1.8, region.parcel
     i = np.floor(v / wide).astype(int) % 64
@@ -180,7 +182,7 @@ def _field(rng: np.random.Generator, region: Region, season: Season, size: int) 
     return _mix(np.clip(green + rows + 0.06 * _noise(rng, size, 5), 0, 1), _SOIL, _LEAVES) * bright
 
 
-def _built(rng: np.random.Generator, region: Region, season: Season, sun: float, size: int) -> Array:
+def _built(rng: np.random.Generator, region: LandRegion, season: Season, sun: float, size: int) -> Array:
     u, v = _axes(rng, size, 6)
     i, j = (np.floor(a / region.block).astype(int) % 64 for a in (v, u))
     centre = [np.abs(a / region.block % 1 - 0.5) for a in (v, u)]
@@ -218,7 +220,7 @@ def _footprint(rng: np.random.Generator, size: int) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class Region:
+class LandRegion:
     """A part of the world: what lies there, and what all its seasons share."""
 
     name: str
@@ -249,12 +251,12 @@ class Season:
 
 
 REGIONS: Final = (
-    Region("north", "train", (-0.4, 0.7, 0.2, -0.2), 0.05, 0.1, 34, 15),
-    Region("south", "test", (-0.2, 0.0, 0.5, 0.1), 0.06, 0.5, 28, 17),
-    Region("coast", "train", (0.7, 0.0, 0.1, 0.1), 0.03, 0.3, 24, 18),
-    Region("plain", "train", (-0.5, -0.2, 0.8, 0.1), 0.05, 0.8, 42, 14),
-    Region("valley", "val", (0.0, 0.3, 0.3, 0.0), 0.08, 0.4, 26, 16),
-    Region("upland", "test", (0.0, 0.6, 0.0, 0.1), 0.04, 0.2, 30, 14),
-    Region("delta", "train", (0.2, 0.1, 0.1, 0.6), 0.08, 0.9, 30, 19),
+    LandRegion("north", "train", (-0.4, 0.7, 0.2, -0.2), 0.05, 0.1, 34, 15),
+    LandRegion("south", "test", (-0.2, 0.0, 0.5, 0.1), 0.06, 0.5, 28, 17),
+    LandRegion("coast", "train", (0.7, 0.0, 0.1, 0.1), 0.03, 0.3, 24, 18),
+    LandRegion("plain", "train", (-0.5, -0.2, 0.8, 0.1), 0.05, 0.8, 42, 14),
+    LandRegion("valley", "val", (0.0, 0.3, 0.3, 0.0), 0.08, 0.4, 26, 16),
+    LandRegion("upland", "test", (0.0, 0.6, 0.0, 0.1), 0.04, 0.2, 30, 14),
+    LandRegion("delta", "train", (0.2, 0.1, 0.1, 0.6), 0.08, 0.9, 30, 19),
 )
 SEASONS: Final = (Season("spring", 0.65, 0.1, 1.05), Season("autumn", 0.35, 0.6, 0.85))

@@ -92,7 +92,7 @@ class Fusion(nn.Module):
         return double(self.project(self.residual2(x)), "bilinear", align_corners=self.align_corners)
 
 
-class Decoder(nn.Module):
+class DPTDecoder(nn.Module):
     """Stages at strides 4, 8, 16, 32, whatever strides they come at, fused from the deepest to the shallowest.
 
     Attributes:

@@ -11,7 +11,7 @@ from pipeline.model.decoders.blocks import ConcatBlock, conv_block
 from pipeline.recipe import networks as recipe
 
 
-class Decoder(nn.Module):
+class FCNDecoder(nn.Module):
     """Convolutions on the deepest stage, joined with it for one more; the map stays as coarse as the stage.
 
     Attributes:

@@ -17,7 +17,7 @@ _STAGES: Final = 4
 _SMP_GROUPS: Final = 32
 
 
-class Decoder(nn.Module):
+class FPNDecoder(nn.Module):
     """A pyramid of the last four stages; each of its maps is convolved and doubled to the size of the shallowest of
     them, and all are joined.
 

@@ -16,7 +16,7 @@ from pipeline.recipe import networks as recipe
 _NARROWING: Final = 4
 
 
-class Block(nn.Module):
+class LinkNetBlock(nn.Module):
     """Narrow, double the size by a transposed convolution, widen, add a skip of that size if there is one."""
 
     def __init__(self, inputs: int, outputs: int, section: recipe.LinkNet) -> None:
@@ -39,7 +39,7 @@ class Block(nn.Module):
         return out + skip if torch.is_grad_enabled() else out.add_(skip)
 
 
-class Decoder(nn.Module):
+class LinkNetDecoder(nn.Module):
     """One block per halving of the size, from the deepest stage back to the size of the input.
 
     Where there is no stage to add, a block keeps the width; the last one gives `last_channels`.
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
             widths.append(widths[-1] if join is None else channels[join])
         if times:
             widths.append(section.last_channels)
-        self.blocks = nn.ModuleList(Block(i, o, section) for i, o in itertools.pairwise(widths))
+        self.blocks = nn.ModuleList(LinkNetBlock(i, o, section) for i, o in itertools.pairwise(widths))
         self.channels = widths[-1]
 
     def forward(self, features: Sequence[Tensor], *, spend: bool = False) -> Tensor:

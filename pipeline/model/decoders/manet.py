@@ -107,7 +107,7 @@ class JoinBlock(nn.Module):
         return out
 
 
-class Decoder(nn.Module):
+class MAnetDecoder(nn.Module):
     """Attention at the deepest stage, then one block per halving of the size; those without a skip are a U-Net's.
 
     Attributes:

@@ -50,7 +50,7 @@ def objects(x: Tensor, coarse: Tensor) -> Tensor:
     return (x.flatten(2) @ share.transpose(1, 2)).unsqueeze(3)
 
 
-class Decoder(nn.Module):
+class OCRNetDecoder(nn.Module):
     """A cascade: a coarse head, and a map refined by what the coarse head's classes look like.
 
     The coarse head works on the stage before the deepest where that has the same stride (a dilated encoder, as in the

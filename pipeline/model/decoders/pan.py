@@ -74,7 +74,7 @@ class Gate(nn.Module):
         return out
 
 
-class Decoder(nn.Module):
+class PANDecoder(nn.Module):
     """`Attention` on the deepest stage, then a `Gate` for each of the others; stages before stride 4 are not used.
 
     Attributes:

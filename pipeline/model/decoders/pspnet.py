@@ -11,7 +11,7 @@ from pipeline.model.decoders.pooling import PyramidPooling
 from pipeline.recipe import networks as recipe
 
 
-class Decoder(nn.Module):
+class PSPNetDecoder(nn.Module):
     """Pyramid pooling; the map stays as coarse as the stage.
 
     Attributes:

@@ -14,7 +14,7 @@ from pipeline.model.decoders.blocks import ConcatConv, ConvBlock, activation, en
 from pipeline.recipe import networks as recipe
 
 
-class Decoder(nn.Module):
+class SegFormerDecoder(nn.Module):
     """A linear layer on each stage, all enlarged to the shallowest, concatenated and fused by one more linear layer.
 
     Nothing stands between the two linear layers, and both commute with interpolation: the second is multiplied into

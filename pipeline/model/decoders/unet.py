@@ -62,7 +62,7 @@ class UpBlock(nn.Module):
         return out
 
 
-class Decoder(nn.Module):
+class UNetDecoder(nn.Module):
     """One `UpBlock` per halving of the size, from the deepest stage back to the size of the input.
 
     An encoder that begins at stride 4 has nothing to join at strides 2 and 1; its last two blocks go without.

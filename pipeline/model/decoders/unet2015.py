@@ -17,7 +17,7 @@ from pipeline.model.decoders.blocks import ConcatBlock, JoinConv, conv_block, in
 from pipeline.recipe import networks as recipe
 
 
-class Encoder(nn.Module):
+class UNet2015Encoder(nn.Module):
     """The contracting path: two convolutions, halving by the greatest value of four, and again.
 
     Attributes:
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         return features
 
 
-class Decoder(nn.Module):
+class UNet2015Decoder(nn.Module):
     """The expanding path: doubling, concatenation with the level of that size, two convolutions.
 
     Attributes:

@@ -13,7 +13,7 @@ from pipeline.model.heads import segmentation_head
 from pipeline.recipe import networks as recipe
 
 
-class Node(nn.Module):
+class FullScaleNode(nn.Module):
     """One decoder stage: a convolution of each scale brought to its size, and one of all together."""
 
     def __init__(self, position: int, widths: Sequence[int], strides: Sequence[int], section: recipe.UNet3Plus) -> None:
@@ -36,9 +36,9 @@ class Node(nn.Module):
         return enlarge(x, stride // self.own)
 
 
-class Decoder(nn.Module):
-    """One `Node` for each stage but the deepest, from deep to shallow: it sees the shallower stages and its own as the
-    encoder gives them, the deeper ones as decoded.
+class UNet3PlusDecoder(nn.Module):
+    """One `FullScaleNode` for each stage but the deepest, from deep to shallow: it sees the shallower stages and its
+    own as the encoder gives them, the deeper ones as decoded.
 
     Attributes:
         channels, stride: of the map that comes out: that of the shallowest stage.
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         widths = list(channels)
         self.nodes = nn.ModuleList()  # deepest first
         for position in reversed(range(count - 1)):
-            self.nodes.append(Node(position, widths, strides, section))
+            self.nodes.append(FullScaleNode(position, widths, strides, section))
             widths[position] = section.decoder_channels * count
         self.channels, self.stride = widths[0], strides[0]
         self.auxiliary_weights: tuple[float, ...] = ()

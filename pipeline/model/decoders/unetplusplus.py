@@ -18,7 +18,7 @@ SMP_NAMES = unet.SMP_NAMES
 _CENTER = "center"
 
 
-class Node(NamedTuple):
+class NestedNode(NamedTuple):
     """A block of the nest and what it takes: results of other blocks by their names, stages by their positions."""
 
     name: str
@@ -30,7 +30,7 @@ class Node(NamedTuple):
     """Blocks of the same size that come before, and the stage of that size."""
 
 
-class Decoder(nn.Module):
+class UNetPlusPlusDecoder(nn.Module):
     """A U-Net's path from the deepest stage to the size of the input, and a path like it from every other stage up to
     the shallowest. Each block joins the stage of its size, and the blocks of its size on the shallower paths.
 
@@ -107,13 +107,13 @@ class Decoder(nn.Module):
         return x, maps
 
 
-def nest(strides: Sequence[int]) -> list[Node]:
+def nest(strides: Sequence[int]) -> list[NestedNode]:
     """The blocks in an order of computation: size by size, and of each size the shallowest path first.
 
     A block `x_d_l` is on the path that begins at the d-th deepest size, and doubles to the (l+1)-th. Where the encoder
     has no stage, the paths that begin at stages pass by, and only path 0, which leads to the input, has a block.
     """
-    nodes: list[Node] = []
+    nodes: list[NestedNode] = []
     ends: dict[int, tuple[str | int, int]] = {0: (_CENTER, -1)}  # path -> where it has got to, and at which level
     levels = strides[-1].bit_length() - 1
     for level in range(levels):
@@ -123,7 +123,7 @@ def nest(strides: Sequence[int]) -> list[Node]:
             if stage is None and path:
                 continue
             name, (below, reached) = f"x_{path}_{level}", ends[path]
-            nodes.append(Node(name, below, 2 ** (level - reached), joined))
+            nodes.append(NestedNode(name, below, 2 ** (level - reached), joined))
             ends[path] = (name, level)
             joined = (name, *joined)
         if stage is not None:
@@ -131,13 +131,13 @@ def nest(strides: Sequence[int]) -> list[Node]:
     return nodes
 
 
-def last_readings(nodes: Sequence[Node]) -> list[list[str | int]]:
+def last_readings(nodes: Sequence[NestedNode]) -> list[list[str | int]]:
     """Maps that no later block reads, for each block."""
     last = {key: number for number, node in enumerate(nodes) for key in (node.below, *node.joined)}
     return [[key for key, at in last.items() if at == number] for number in range(len(nodes))]
 
 
-def _supervised(nodes: Sequence[Node]) -> list[str]:
+def _supervised(nodes: Sequence[NestedNode]) -> list[str]:
     stages = [key for node in nodes for key in node.joined if isinstance(key, int)]
     found = [node.name for node in nodes[:-1] if stages and min(stages) in node.joined]
     if not found:

@@ -14,7 +14,7 @@ from pipeline.model.decoders.pooling import PyramidPooling
 from pipeline.recipe import networks as recipe
 
 
-class Decoder(nn.Module):
+class UPerNetDecoder(nn.Module):
     """Pyramid pooling on the deepest stage, a pyramid of the others, and all scales joined at the shallowest.
 
     Stages before stride 4 are not used.

@@ -85,7 +85,7 @@ class Drawing(TorchFunctionMode):
                 list(pool.map(_run, large))
 
 
-class Sketch(TorchFunctionMode):
+class ShapeOnlyInit(TorchFunctionMode):
     """While it is active, tensors of the meta device are not initialised, and running a model on them is quick.
 
     They have no values; what counts are shapes and what depends on what. torch works those out for normalisations and

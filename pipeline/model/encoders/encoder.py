@@ -161,7 +161,7 @@ class Encoder(nn.Module):
         ]
 
 
-def _create(name: str, made: feature_plan.Plan, *, pretrained: bool) -> nn.Module:
+def _create(name: str, made: feature_plan.FeaturePlan, *, pretrained: bool) -> nn.Module:
     try:
         return feature_plan.draw(name, made.options, pretrained=pretrained)
     except Exception as error:

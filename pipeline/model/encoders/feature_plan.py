@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.errors import RecipeError
 from pipeline.model.encoders import dilation, measure, pyramid
-from pipeline.model.encoders.deferred_init import Sketch
+from pipeline.model.encoders.deferred_init import ShapeOnlyInit
 
 Kind = Literal["conv", "hierarchical", "flat"]
 Size = tuple[int, int]
@@ -39,7 +39,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FeaturePlan:
     """How to build a model, and its features."""
 
     kind: Kind
@@ -48,7 +48,7 @@ class Plan:
     """Arguments of timm.create_model in addition to the name."""
     taps: tuple[measure.Tap, ...]
     """The outputs of the timm model."""
-    levels: tuple[pyramid.Level, ...] = ()
+    levels: tuple[pyramid.PyramidLevel, ...] = ()
     """The pyramid over them; none: the taps are the features."""
     multiple: int = 1
     size: Size | None = None
@@ -77,7 +77,7 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=256)
-def plan(request: Request) -> Plan:
+def plan(request: Request) -> FeaturePlan:
     """Draw the model without weights, run it on an image without pixels, and see.
 
     Raises:
@@ -142,9 +142,9 @@ def _check(request: Request) -> None:
         )
 
 
-def _find(request: Request) -> Plan:
+def _find(request: Request) -> FeaturePlan:
     # Drawing must not advance the random numbers that the real weights are drawn from.
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.device("meta"), Sketch():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.device("meta"), ShapeOnlyInit():
         problems: list[Exception] = []
         for extra, size in _ways(request):
             try:
@@ -183,7 +183,7 @@ def _made_for(request: Request) -> Size:
     return height, width
 
 
-def _probe(request: Request, extra: dict[str, Any], size: Size | None) -> Plan:
+def _probe(request: Request, extra: dict[str, Any], size: Size | None) -> FeaturePlan:
     options: dict[str, Any] = {"in_chans": request.bands, **extra}
     if request.drop_path:
         options["drop_path_rate"] = request.drop_path
@@ -201,10 +201,10 @@ def _probe(request: Request, extra: dict[str, Any], size: Size | None) -> Plan:
         measured, options, changes = _held(request, kind, options, model, image, taps)
     else:
         measured, changes = _measured(request, kind, model, image, taps)
-    levels: tuple[pyramid.Level, ...] = ()
+    levels: tuple[pyramid.PyramidLevel, ...] = ()
     if kind == "flat" and not request.flat:
         levels = pyramid.levels([(t.channels, t.stride) for t in measured.taps], request.depth or _LEVELS, limit)
-    return Plan(
+    return FeaturePlan(
         kind,
         options,
         measured.taps,

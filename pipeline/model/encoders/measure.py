@@ -63,7 +63,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasureOutcome:
     """The best of several runs: one with exact sizes, else one that is off by a few pixels, else none."""
 
     found: Measured | None
@@ -85,7 +85,7 @@ class Outcome:
         return self.found
 
 
-def first(model: nn.Module, image: Image, taps: Sequence[Tap], multiples: Iterable[int]) -> Outcome:
+def first(model: nn.Module, image: Image, taps: Sequence[Tap], multiples: Iterable[int]) -> MeasureOutcome:
     """Run a model for images of 2 × 3 multiples, for each in turn until the sizes of its features are exact."""
     best, problem = None, None
     for multiple in multiples:
@@ -96,8 +96,8 @@ def first(model: nn.Module, image: Image, taps: Sequence[Tap], multiples: Iterab
             continue
         best = best or found
         if found.exact:
-            return Outcome(found, None)
-    return Outcome(best, problem)
+            return MeasureOutcome(found, None)
+    return MeasureOutcome(best, problem)
 
 
 def run(model: nn.Module, image: Image, taps: Sequence[Tap], multiple: int) -> Measured:

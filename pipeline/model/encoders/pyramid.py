@@ -12,7 +12,7 @@ from pipeline.model import norms
 
 
 @dataclass(frozen=True)
-class Level:
+class PyramidLevel:
     """One feature of the pyramid, made from one output of the transformer."""
 
     tap: int
@@ -27,7 +27,7 @@ class Level:
         return max(1, self.source_channels * min(self.stride, self.source_stride) // self.source_stride)
 
 
-def levels(taps: Sequence[tuple[int, int]], count: int, output_stride: int | None) -> tuple[Level, ...]:
+def levels(taps: Sequence[tuple[int, int]], count: int, output_stride: int | None) -> tuple[PyramidLevel, ...]:
     """`count` levels at strides 4, 8, 16, 32 (none coarser than `output_stride`).
 
     Args:
@@ -39,7 +39,7 @@ def levels(taps: Sequence[tuple[int, int]], count: int, output_stride: int | Non
     for i in range(count):
         tap = len(taps) * (i + 1) // count - 1 if len(taps) >= count else i * len(taps) // count
         channels, stride = taps[tap]
-        made.append(Level(tap, channels, stride, min(4 << i, output_stride or 32)))
+        made.append(PyramidLevel(tap, channels, stride, min(4 << i, output_stride or 32)))
     return tuple(made)
 
 
@@ -49,7 +49,7 @@ class Pyramid(nn.Module):
     A finer map comes from transposed 2×2 convolutions, a coarser one from max-pooling, one of the same stride as it is.
     """
 
-    def __init__(self, levels: Sequence[Level], norm: norms.Kind) -> None:
+    def __init__(self, levels: Sequence[PyramidLevel], norm: norms.Kind) -> None:
         super().__init__()
         self.taps = tuple(level.tap for level in levels)
         self.levels = nn.ModuleList(_level(level, norm) for level in levels)
@@ -64,7 +64,7 @@ def resample(feature: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
 
 
-def _level(level: Level, norm: norms.Kind) -> nn.Module:
+def _level(level: PyramidLevel, norm: norms.Kind) -> nn.Module:
     if level.stride > level.source_stride:
         return nn.MaxPool2d(level.stride // level.source_stride)
     layers: list[nn.Module] = []

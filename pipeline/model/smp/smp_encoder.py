@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import RecipeError
 from pipeline.model.encoders import feature_plan, gradient_checkpointing
-from pipeline.model.encoders.deferred_init import Drawing, Sketch
+from pipeline.model.encoders.deferred_init import Drawing, ShapeOnlyInit
 from pipeline.model.encoders.encoder import Encoder
 from pipeline.model.smp.encoder_names import smp_key
 from pipeline.model.smp.encoder_taps import ENCODERS, Source, dilate
@@ -231,7 +231,7 @@ def _plain(key: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _whole(model: str) -> frozenset[str]:
-    with torch.device("meta"), Sketch():
+    with torch.device("meta"), ShapeOnlyInit():
         return frozenset(_plain(key) for key in timm.create_model(model).state_dict())
 
 

@@ -30,7 +30,7 @@ from pipeline.model import bundle as bundles
 from pipeline.model.bundle import Bundle
 from pipeline.model.networks import Network, build
 from pipeline.model.smp import families
-from pipeline.model.smp.files import PARTS, few, read, without_prefix
+from pipeline.model.smp.checkpoints import PARTS, few, read, without_prefix
 from pipeline.recipe import Predict
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.chips import quarantine
-from pipeline.data.chips.quarantine import NONE, LeftOut, Replaced, Tally
+from pipeline.data.chips.quarantine import NONE, FailureTally, LeftOut, Replaced
 from pipeline.data.feed.batches import Batch, local_batches
 from pipeline.data.feed.plan import Plan
 from pipeline.data.rasters.windows import Window
@@ -70,7 +70,7 @@ def test_other_chips_are_what_they_were(tmp_path: Path) -> None:
 
 def test_too_many_end_the_work(tmp_path: Path) -> None:
     source = damaged(tmp_path, most=2)
-    tally = Tally(source.tolerated)
+    tally = FailureTally(source.tolerated)
     with pytest.raises(SceneError, match=r"\d+ windows could not be read, more than data\.on_error allows") as caught:
         for batch in feed(source, stop=500):
             tally.add(batch.replaced)
@@ -96,7 +96,7 @@ ONE = Replaced(3, "a", Window(1, 2, 8, 8), "broken")
 
 
 def test_a_window_counts_once(caplog: pytest.LogCaptureFixture) -> None:
-    tally = Tally(1)
+    tally = FailureTally(1)
     tally.add([ONE])
     tally.add([ONE, replace(ONE, number=9)])
     assert tally.windows == (ONE,)
@@ -107,7 +107,7 @@ def test_a_window_counts_once(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_what_is_noted_counts_when_it_is_added() -> None:
     """In the order of the chips, and what belongs to none at the end, whoever noted it."""
-    tally, other = Tally(9), Tally(9)
+    tally, other = FailureTally(9), FailureTally(9)
     tally.note([replace(ONE, number=NONE, scene="v"), replace(ONE, number=7, scene="b")])
     other.note([replace(ONE, number=5), ONE])
     assert not tally.windows
@@ -117,7 +117,7 @@ def test_what_is_noted_counts_when_it_is_added() -> None:
 
 
 def test_a_tally_survives_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
-    tally, again = Tally(2), Tally(2)
+    tally, again = FailureTally(2), FailureTally(2)
     tally.add([ONE, replace(ONE, number=NONE, window=Window(0, 0, 8, 8, 4))])
     rows = json.loads(json.dumps(tally.to_list()))
     caplog.clear()

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.errors import RecipeError
-from pipeline.model.decoders.dpt import SMP_HEAD_NAMES, SMP_NAMES, Decoder
+from pipeline.model.decoders.dpt import SMP_HEAD_NAMES, SMP_NAMES, DPTDecoder
 from pipeline.recipe.networks import DPT
 from tests.model.decoders.against import build, check_learns, check_sizes, close, features, move, renamed
 
@@ -38,7 +38,7 @@ def test_compat_equals_smp(encoder, readout, train):
     strides = [224 // m.shape[-1] for m in maps]
     count = tokens[0].shape[1] if tokens[0] is not None else 0
     section = DPT(compat="smp", readout=readout, **SMALL)
-    ours = build(Decoder, section, maps, strides, prefix_tokens=count).train(train)
+    ours = build(DPTDecoder, section, maps, strides, prefix_tokens=count).train(train)
     head = ours.make_head(3).train(train)
     head[1].eval()
     ours.load_state_dict(renamed(theirs.decoder.state_dict(), SMP_NAMES))
@@ -59,7 +59,7 @@ def fake_transformer():
 def test_the_class_token_reaches_every_pixel():
     maps, tokens = fake_transformer()
     for readout, changes in (("cat", True), ("add", True), ("ignore", False)):
-        decoder = build(Decoder, DPT(readout=readout, **SMALL), maps, (16,) * 4, prefix_tokens=3).eval()
+        decoder = build(DPTDecoder, DPT(readout=readout, **SMALL), maps, (16,) * 4, prefix_tokens=3).eval()
         assert decoder.wants_tokens == changes
         out = decoder(maps, tokens)
         assert tuple(out.shape) == (2, 16, 32, 48)
@@ -71,7 +71,7 @@ def test_the_class_token_reaches_every_pixel():
 
 def test_concatenated_readout_equals_the_plain_way():
     maps, tokens = fake_transformer()
-    readout = build(Decoder, DPT(**SMALL), maps, (16,) * 4, prefix_tokens=3).readouts[0]
+    readout = build(DPTDecoder, DPT(**SMALL), maps, (16,) * 4, prefix_tokens=3).readouts[0]
     pixels = maps[0].flatten(2).transpose(1, 2)
     joined = torch.cat([pixels, tokens[0][:, :1].expand_as(pixels)], 2)
     close(readout(maps[0], tokens[0]), readout.project(joined).transpose(1, 2).view_as(maps[0]))
@@ -79,24 +79,24 @@ def test_concatenated_readout_equals_the_plain_way():
 
 def test_without_tokens_there_is_no_readout():
     maps, _ = fake_transformer()
-    decoder = build(Decoder, DPT(**SMALL), maps, (16,) * 4)
+    decoder = build(DPTDecoder, DPT(**SMALL), maps, (16,) * 4)
     assert not decoder.wants_tokens
     assert decoder.readouts is None
 
 
 def test_sizes():
-    check_sizes(Decoder, DPT(**SMALL))
+    check_sizes(DPTDecoder, DPT(**SMALL))
 
 
 @pytest.mark.parametrize(("strides", "cells"), [((4, 8, 16, 32), (2, 2)), ((16,) * 4, (4, 4)), ((2, 4, 8, 16), (4, 4))])
 def test_learns_from_one_small_image(strides, cells):
-    check_learns(Decoder, lambda norm: DPT(norm=norm, **SMALL), strides, cells)
+    check_learns(DPTDecoder, lambda norm: DPT(norm=norm, **SMALL), strides, cells)
 
 
 def test_every_readout_learns():
     maps, tokens = fake_transformer()
     for readout in ("cat", "add"):
-        decoder = build(Decoder, DPT(readout=readout, **SMALL), maps, (16,) * 4, prefix_tokens=3).train()
+        decoder = build(DPTDecoder, DPT(readout=readout, **SMALL), maps, (16,) * 4, prefix_tokens=3).train()
         decoder(maps, tokens).square().mean().backward()
         assert [name for name, p in decoder.named_parameters() if p.grad is None] == []
 
@@ -104,4 +104,4 @@ def test_every_readout_learns():
 def test_too_few_widths_are_refused():
     strides = (2, 4, 8, 16, 32)
     with pytest.raises(RecipeError, match=r"4 widths for 5 stages\n  -> give 5 widths"):
-        build(Decoder, DPT(), features(strides), strides)
+        build(DPTDecoder, DPT(), features(strides), strides)

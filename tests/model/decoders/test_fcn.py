@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.decoders.fcn import Decoder
+from pipeline.model.decoders.fcn import FCNDecoder
 from pipeline.recipe.networks import FCN
 from tests.model.decoders.against import build, check_learns, check_sizes, close, features
 
@@ -15,7 +15,7 @@ from tests.model.decoders.against import build, check_learns, check_sizes, close
 def test_equals_the_plain_way(num_convs, concat_input):
     maps = features((4, 8), batch=2, cells=(5, 7))
     section = FCN(decoder_channels=10, num_convs=num_convs, concat_input=concat_input)
-    decoder = build(Decoder, section, maps, (4, 8)).train()
+    decoder = build(FCNDecoder, section, maps, (4, 8)).train()
     weights = [p for name, p in decoder.named_parameters() if p.ndim == 4]
     assert len(weights) == num_convs + concat_input
     x = maps[-1]
@@ -27,8 +27,8 @@ def test_equals_the_plain_way(num_convs, concat_input):
 
 
 def test_sizes():
-    check_sizes(Decoder, FCN(decoder_channels=8))
+    check_sizes(FCNDecoder, FCN(decoder_channels=8))
 
 
 def test_learns_from_one_small_image():
-    check_learns(Decoder, lambda norm: FCN(norm=norm, decoder_channels=8), (2, 4, 8, 8))
+    check_learns(FCNDecoder, lambda norm: FCN(norm=norm, decoder_channels=8), (2, 4, 8, 8))

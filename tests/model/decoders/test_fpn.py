@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.decoders.fpn import SMP_NAMES, Decoder
+from pipeline.model.decoders.fpn import SMP_NAMES, FPNDecoder
 from pipeline.recipe.networks import FPN
 from tests.model.decoders.against import build, check_equals_smp, check_learns, check_sizes, close, features, move
 
@@ -18,7 +18,7 @@ def test_compat_equals_smp(encoder, merge, interpolation):
     section = FPN(compat="smp", pyramid_channels=24, decoder_channels=32, merge=merge, interpolation=interpolation)
     options = {"decoder_pyramid_channels": 24, "decoder_segmentation_channels": 32, "decoder_merge_policy": merge}
     options |= {"encoder": encoder, "decoder_interpolation": interpolation}
-    check_equals_smp(Decoder, SMP_NAMES, section, "FPN", train=True, **options)
+    check_equals_smp(FPNDecoder, SMP_NAMES, section, "FPN", train=True, **options)
 
 
 def plainly(decoder, maps, strides, *, cat):
@@ -44,26 +44,26 @@ def plainly(decoder, maps, strides, *, cat):
 def test_default_equals_the_plain_way(strides, merge, norm):
     maps = features(strides, batch=2)
     section = FPN(pyramid_channels=12, decoder_channels=32, merge=merge, norm=norm)
-    decoder = move(build(Decoder, section, maps, strides)).double()
+    decoder = move(build(FPNDecoder, section, maps, strides)).double()
     maps = [m.double() for m in maps]
     close(decoder(maps), plainly(decoder, maps, strides, cat=merge == "cat"))
 
 
 def test_the_largest_map_is_made_only_where_that_is_cheaper():
-    assert Decoder([64, 64, 128, 256, 512], [2, 4, 8, 16, 32], FPN(), 3).composed
-    assert not Decoder([64, 256, 512, 1024, 2048], [2, 4, 8, 16, 32], FPN(), 3).composed
-    assert not Decoder([64, 128], [8, 8], FPN(), 3).composed
-    assert not Decoder([64], [8], FPN(), 3).composed
-    assert not Decoder([64, 128], [4, 8], FPN(interpolation="bilinear"), 3).composed
+    assert FPNDecoder([64, 64, 128, 256, 512], [2, 4, 8, 16, 32], FPN(), 3).composed
+    assert not FPNDecoder([64, 256, 512, 1024, 2048], [2, 4, 8, 16, 32], FPN(), 3).composed
+    assert not FPNDecoder([64, 128], [8, 8], FPN(), 3).composed
+    assert not FPNDecoder([64], [8], FPN(), 3).composed
+    assert not FPNDecoder([64, 128], [4, 8], FPN(interpolation="bilinear"), 3).composed
 
 
 def test_sizes():
     for merge in ("add", "cat"):
-        check_sizes(Decoder, FPN(pyramid_channels=12, decoder_channels=16, merge=merge))
+        check_sizes(FPNDecoder, FPN(pyramid_channels=12, decoder_channels=16, merge=merge))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 16, 32), (2, 8, 32), (16,) * 4, (2,)])
 @pytest.mark.parametrize("merge", ["add", "cat"])
 def test_learns_from_one_small_image(strides, merge):
     section = {"pyramid_channels": 12, "decoder_channels": 16, "merge": merge, "activation": "relu"}
-    check_learns(Decoder, lambda norm: FPN(norm=norm, **section), strides)
+    check_learns(FPNDecoder, lambda norm: FPN(norm=norm, **section), strides)

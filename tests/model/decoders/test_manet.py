@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.decoders.manet import SMP_NAMES, Decoder, JoinBlock, PositionAttention
+from pipeline.model.decoders.manet import SMP_NAMES, JoinBlock, MAnetDecoder, PositionAttention
 from pipeline.recipe.networks import MAnet
 from tests.model.decoders.against import check_equals_smp, check_learns, check_sizes, close
 
@@ -19,13 +19,13 @@ WIDTHS = [12, 10, 8, 8, 6, 5]
 def test_compat_equals_smp(encoder, depth, train):
     section = MAnet(compat="smp", decoder_channels=WIDTHS[:depth], attention_channels=8)
     options = {"encoder": encoder, "encoder_depth": depth, "decoder_channels": WIDTHS[:depth]}
-    check_equals_smp(Decoder, NAMES, section, "MAnet", train=train, decoder_pab_channels=8, **options)
+    check_equals_smp(MAnetDecoder, NAMES, section, "MAnet", train=train, decoder_pab_channels=8, **options)
 
 
 def test_compat_without_norm_and_bilinear_equals_smp():
     section = MAnet(compat="smp", decoder_channels=WIDTHS[:5], norm="none", interpolation="bilinear")
     options = {"decoder_use_norm": False, "decoder_interpolation": "bilinear"}
-    check_equals_smp(Decoder, NAMES, section, "MAnet", decoder_channels=WIDTHS[:5], **options)
+    check_equals_smp(MAnetDecoder, NAMES, section, "MAnet", decoder_channels=WIDTHS[:5], **options)
 
 
 @pytest.mark.parametrize(("channels", "width"), [(24, 8), (20, 8), (4, 8)])
@@ -71,14 +71,14 @@ def test_channels_may_be_weighed_before_the_size_is_doubled(interpolation):
 
 
 def test_sizes():
-    check_sizes(Decoder, MAnet(decoder_channels=WIDTHS, attention_channels=4))
+    check_sizes(MAnetDecoder, MAnet(decoder_channels=WIDTHS, attention_channels=4))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 16, 32), (4, 8, 16, 32), (16,) * 4, (2,)])
 @pytest.mark.parametrize("compat", [None, "smp"])
 def test_learns_from_one_small_image(strides, compat):
     check_learns(
-        Decoder,
+        MAnetDecoder,
         lambda norm: MAnet(norm=norm, decoder_channels=WIDTHS, attention_channels=4, activation="silu", compat=compat),
         strides,
     )

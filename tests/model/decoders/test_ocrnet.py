@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pipeline.model.decoders.ocrnet import Decoder, objects
+from pipeline.model.decoders.ocrnet import OCRNetDecoder, objects
 from pipeline.recipe.networks import OCRNet
 from tests.model.decoders.against import build, check_learns, check_sizes, close, features
 
@@ -18,7 +18,7 @@ def test_equals_the_plain_way():
     """Pixel by pixel and class by class, as the paper's equations 1 to 3 say."""
     strides = (4, 8, 8)
     maps = features(strides, batch=2, cells=(3, 4))
-    decoder = build(Decoder, OCRNet(**SMALL), maps, strides).eval()
+    decoder = build(OCRNetDecoder, OCRNet(**SMALL), maps, strides).eval()
     out, (coarse,) = decoder.forward_all(maps)
     assert torch.equal(coarse, decoder.coarse(maps[1]))
     x, context = decoder.reduce(maps[2]), decoder.context
@@ -43,13 +43,13 @@ def test_equals_the_plain_way():
 
 def test_eval_gives_the_same_map_without_the_coarse_logits():
     maps = features((8, 8))
-    decoder = build(Decoder, OCRNet(**SMALL), maps, (8, 8)).eval()
+    decoder = build(OCRNetDecoder, OCRNet(**SMALL), maps, (8, 8)).eval()
     assert torch.equal(decoder(maps), decoder.forward_all(maps)[0])
 
 
 @pytest.mark.parametrize(("strides", "position"), [((4, 8, 8), -2), ((4, 8, 16), -1), ((8,), -1)])
 def test_where_the_coarse_head_looks(strides, position):
-    decoder = build(Decoder, OCRNet(**SMALL), features(strides), strides)
+    decoder = build(OCRNetDecoder, OCRNet(**SMALL), features(strides), strides)
     assert decoder.at == position
     assert decoder.auxiliary_weights == (0.4,)
 
@@ -64,9 +64,9 @@ def test_one_class_makes_two_objects():
 
 
 def test_sizes():
-    check_sizes(Decoder, OCRNet(**SMALL))
+    check_sizes(OCRNetDecoder, OCRNet(**SMALL))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 8), (16,) * 4, (4, 8)])
 def test_learns_from_one_small_image(strides):
-    check_learns(Decoder, lambda norm: OCRNet(norm=norm, **SMALL), strides)
+    check_learns(OCRNetDecoder, lambda norm: OCRNet(norm=norm, **SMALL), strides)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.model.decoders.pooling import averages, bilinear, grids
-from pipeline.model.decoders.pspnet import SMP_NAMES, Decoder
+from pipeline.model.decoders.pspnet import SMP_NAMES, PSPNetDecoder
 from pipeline.recipe.networks import PSPNet
 from tests.model.decoders.against import build, check_equals_smp, check_learns, check_sizes, close, features
 
@@ -16,19 +16,19 @@ from tests.model.decoders.against import build, check_equals_smp, check_learns, 
 @pytest.mark.parametrize("train", [False, True])
 def test_compat_equals_smp(encoder, depth, train):
     check_equals_smp(
-        Decoder, SMP_NAMES, PSPNet(compat="smp"), "PSPNet", encoder=encoder, encoder_depth=depth, train=train
+        PSPNetDecoder, SMP_NAMES, PSPNet(compat="smp"), "PSPNet", encoder=encoder, encoder_depth=depth, train=train
     )
 
 
 def test_compat_without_norm_equals_smp():
     section = PSPNet(compat="smp", norm="none", decoder_channels=64)
-    check_equals_smp(Decoder, SMP_NAMES, section, "PSPNet", decoder_use_norm=False, psp_out_channels=64)
+    check_equals_smp(PSPNetDecoder, SMP_NAMES, section, "PSPNet", decoder_use_norm=False, psp_out_channels=64)
 
 
 @pytest.mark.parametrize("bins", [[1, 2, 3, 6], [4], [5, 1]])
 def test_default_equals_the_plain_way(bins):
     maps = features((8,), batch=2, cells=(5, 7))
-    decoder = build(Decoder, PSPNet(bins=bins, decoder_channels=10), maps, (8,)).train()
+    decoder = build(PSPNetDecoder, PSPNet(bins=bins, decoder_channels=10), maps, (8,)).train()
     (x,) = maps
     conv, norm, act = decoder.pooling.join
     joined = [
@@ -60,8 +60,8 @@ def test_matrices_are_interpolation(size, align_corners):
 
 
 def test_sizes():
-    check_sizes(Decoder, PSPNet(decoder_channels=8))
+    check_sizes(PSPNetDecoder, PSPNet(decoder_channels=8))
 
 
 def test_learns_from_one_small_image():
-    check_learns(Decoder, lambda norm: PSPNet(norm=norm, decoder_channels=8), (2, 4, 8))
+    check_learns(PSPNetDecoder, lambda norm: PSPNet(norm=norm, decoder_channels=8), (2, 4, 8))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.decoders.segformer import SMP_NAMES, Decoder
+from pipeline.model.decoders.segformer import SMP_NAMES, SegFormerDecoder
 from pipeline.recipe.networks import SegFormer
 from tests.model.decoders.against import build, check_equals_smp, check_learns, check_sizes, close, features
 
@@ -16,14 +16,14 @@ from tests.model.decoders.against import build, check_equals_smp, check_learns, 
 def test_compat_equals_smp(encoder, depth, train):
     section = SegFormer(compat="smp", decoder_channels=48)
     options = {"encoder": encoder, "encoder_depth": depth, "decoder_segmentation_channels": 48}
-    check_equals_smp(Decoder, SMP_NAMES, section, "Segformer", train=train, **options)
+    check_equals_smp(SegFormerDecoder, SMP_NAMES, section, "Segformer", train=train, **options)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_default_equals_the_plain_way(norm):
     strides = (2, 4, 8, 8)  # the first is not used
     maps = features(strides, batch=2, cells=(3, 5))
-    decoder = build(Decoder, SegFormer(decoder_channels=10, norm=norm), maps, strides).train()
+    decoder = build(SegFormerDecoder, SegFormer(decoder_channels=10, norm=norm), maps, strides).train()
     size = maps[1].shape[-2:]
     levels = [
         F.interpolate(linear(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), size, mode="bilinear")
@@ -34,10 +34,10 @@ def test_default_equals_the_plain_way(norm):
 
 
 def test_sizes():
-    check_sizes(Decoder, SegFormer(decoder_channels=8))
-    check_sizes(Decoder, SegFormer(decoder_channels=8, compat="smp"))
+    check_sizes(SegFormerDecoder, SegFormer(decoder_channels=8))
+    check_sizes(SegFormerDecoder, SegFormer(decoder_channels=8, compat="smp"))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 16, 32), (16,) * 4])
 def test_learns_from_one_small_image(strides):
-    check_learns(Decoder, lambda norm: SegFormer(norm=norm, decoder_channels=8), strides)
+    check_learns(SegFormerDecoder, lambda norm: SegFormer(norm=norm, decoder_channels=8), strides)

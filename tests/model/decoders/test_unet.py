@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from pipeline.errors import RecipeError
-from pipeline.model.decoders.unet import SMP_NAMES, Decoder
+from pipeline.model.decoders.unet import SMP_NAMES, UNetDecoder
 from pipeline.recipe.networks import UNet
 from tests.model.decoders.against import (
     build,
@@ -31,12 +31,12 @@ def test_equals_smp(encoder, depth, interpolation):
     section = UNet(decoder_channels=widths, interpolation=interpolation)
     options = {"decoder_channels": widths, "encoder_depth": len(widths), "decoder_interpolation": interpolation}
     for train in (False, True):
-        check_equals_smp(Decoder, NAMES, section, "Unet", encoder=encoder, train=train, **options)
+        check_equals_smp(UNetDecoder, NAMES, section, "Unet", encoder=encoder, train=train, **options)
 
 
 def test_without_norm_equals_smp():
     section = UNet(decoder_channels=WIDTHS[:5], norm="none")
-    check_equals_smp(Decoder, NAMES, section, "Unet", decoder_channels=WIDTHS[:5], decoder_use_norm=False)
+    check_equals_smp(UNetDecoder, NAMES, section, "Unet", decoder_channels=WIDTHS[:5], decoder_use_norm=False)
 
 
 def test_with_a_center_equals_smp():
@@ -46,7 +46,7 @@ def test_with_a_center_equals_smp():
     maps = theirs.encoder(torch.randn(1, 3, 64, 64))
     # SMP takes the size of the input from its first feature; a U-Net joins nothing there.
     section = UNet(decoder_channels=WIDTHS[:5], center=True)
-    ours = Decoder([m.shape[1] for m in maps[1:]], [2, 4, 8, 16, 32], section, 3).eval()
+    ours = UNetDecoder([m.shape[1] for m in maps[1:]], [2, 4, 8, 16, 32], section, 3).eval()
     ours.load_state_dict(renamed(theirs.decoder.state_dict(), NAMES))
     close(ours(maps[1:]), theirs.decoder(maps))
 
@@ -59,7 +59,7 @@ def test_attention_equals_smp_and_is_not_made_where_nothing_would_use_it():
     move(theirs.decoder)
     maps = theirs.encoder(torch.randn(1, 3, 64, 64))
     section = UNet(decoder_channels=widths, attention="scse")
-    ours = Decoder([m.shape[1] for m in maps[1:]], [2, 4, 8, 16, 32], section, 3).eval()
+    ours = UNetDecoder([m.shape[1] for m in maps[1:]], [2, 4, 8, 16, 32], section, 3).eval()
     lost = ours.load_state_dict(renamed(theirs.decoder.state_dict(), NAMES), strict=False)
     assert lost.missing_keys == []
     assert {key.rpartition("attention1")[0] for key in lost.unexpected_keys} == {"blocks.4."}
@@ -67,19 +67,19 @@ def test_attention_equals_smp_and_is_not_made_where_nothing_would_use_it():
 
 
 def test_sizes():
-    check_sizes(Decoder, UNet(decoder_channels=WIDTHS))
+    check_sizes(UNetDecoder, UNet(decoder_channels=WIDTHS))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 16, 32), (4, 8, 16, 32), (16,) * 4, (2,), (1, 2, 4)])
 @pytest.mark.parametrize("more", [{}, {"attention": "scse", "center": True, "activation": "prelu"}])
 def test_learns_from_one_small_image(strides, more):
-    check_learns(Decoder, lambda norm: UNet(norm=norm, decoder_channels=WIDTHS, **more), strides)
+    check_learns(UNetDecoder, lambda norm: UNet(norm=norm, decoder_channels=WIDTHS, **more), strides)
 
 
 def test_spends_features_only_when_told():
     strides = (2, 4, 8)
     given = features(strides)
-    made = build(Decoder, UNet(decoder_channels=WIDTHS), given, strides).eval()
+    made = build(UNetDecoder, UNet(decoder_channels=WIDTHS), given, strides).eval()
     kept = list(given)
     expected = made(given)
     assert all(a is b for a, b in zip(given, kept, strict=True))
@@ -89,4 +89,4 @@ def test_spends_features_only_when_told():
 
 def test_too_few_widths_are_refused():
     with pytest.raises(RecipeError, match="2 widths, but this encoder halves the size 3 times"):
-        Decoder([8, 8, 8], [2, 4, 8], UNet(decoder_channels=[8, 8]), 3)
+        UNetDecoder([8, 8, 8], [2, 4, 8], UNet(decoder_channels=[8, 8]), 3)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.model.decoders.unet2015 import Decoder, Encoder
+from pipeline.model.decoders.unet2015 import UNet2015Decoder, UNet2015Encoder
 from pipeline.model.networks import create_model
 from pipeline.recipe.networks import UNet2015
 from tests.model.decoders.against import NORMS, close, move
@@ -16,8 +16,8 @@ from tests.model.decoders.against import NORMS, close, move
 def parts(**options):
     torch.manual_seed(0)
     section = UNet2015(**{"widths": [4, 6, 8], **options})
-    encoder = Encoder(section, 2)
-    return encoder, Decoder(encoder.channels, encoder.strides, section, 3)
+    encoder = UNet2015Encoder(section, 2)
+    return encoder, UNet2015Decoder(encoder.channels, encoder.strides, section, 3)
 
 
 def test_it_is_that_of_the_paper():

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.errors import RecipeError
-from pipeline.model.decoders.unet3plus import Decoder
+from pipeline.model.decoders.unet3plus import UNet3PlusDecoder
 from pipeline.recipe.networks import UNet3Plus
 from tests.model.decoders.against import build, check_learns, check_sizes, close, features, move
 
@@ -16,7 +16,7 @@ def test_three_stages_as_the_paper_joins_them():
     """Huang et al. 2020, figure 2, with three stages instead of five."""
     strides = (2, 4, 16)
     maps = features(strides, batch=2)
-    decoder = move(build(Decoder, UNet3Plus(decoder_channels=4), maps, strides)).eval()
+    decoder = move(build(UNet3PlusDecoder, UNet3Plus(decoder_channels=4), maps, strides)).eval()
     e1, e2, e3 = maps
     d2, d1 = decoder.nodes
 
@@ -36,7 +36,7 @@ def test_three_stages_as_the_paper_joins_them():
 
 
 def test_five_stages_of_the_paper_are_320_wide():
-    decoder = Decoder([64, 128, 256, 512, 1024], [1, 2, 4, 8, 16], UNet3Plus(), 3)
+    decoder = UNet3PlusDecoder([64, 128, 256, 512, 1024], [1, 2, 4, 8, 16], UNet3Plus(), 3)
     assert (decoder.channels, decoder.stride) == (320, 1)
     assert [node.join[0].in_channels for node in decoder.nodes] == [320] * 4
 
@@ -44,20 +44,20 @@ def test_five_stages_of_the_paper_are_320_wide():
 def test_deep_supervision_gives_logits_of_each_deeper_stage():
     strides = (2, 4, 8)
     maps = features(strides)
-    decoder = build(Decoder, UNet3Plus(decoder_channels=4, deep_supervision=0.5), maps, strides).eval()
+    decoder = build(UNet3PlusDecoder, UNet3Plus(decoder_channels=4, deep_supervision=0.5), maps, strides).eval()
     x, auxiliary = decoder.forward_all(maps)
     assert decoder.auxiliary_weights == (0.25, 0.25)
     assert [tuple(a.shape[1:]) for a in auxiliary] == [(3, 4, 6), (3, 2, 3)]
     close(x, decoder(maps))
     with pytest.raises(RecipeError, match="a single stage"):
-        build(Decoder, UNet3Plus(deep_supervision=0.5), features((2,)), (2,))
+        build(UNet3PlusDecoder, UNet3Plus(deep_supervision=0.5), features((2,)), (2,))
 
 
 def test_sizes():
-    check_sizes(Decoder, UNet3Plus(decoder_channels=3))
+    check_sizes(UNet3PlusDecoder, UNet3Plus(decoder_channels=3))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 16, 32), (4, 8, 16, 32), (16,) * 4, (2,)])
 def test_learns_from_one_small_image(strides):
     supervision = {"deep_supervision": 0.5} if len(strides) > 1 else {}
-    check_learns(Decoder, lambda norm: UNet3Plus(norm=norm, decoder_channels=4, **supervision), strides)
+    check_learns(UNet3PlusDecoder, lambda norm: UNet3Plus(norm=norm, decoder_channels=4, **supervision), strides)

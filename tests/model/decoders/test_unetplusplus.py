@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from pipeline.errors import RecipeError
-from pipeline.model.decoders.unetplusplus import SMP_NAMES, Decoder, Node, last_readings, nest
+from pipeline.model.decoders.unetplusplus import SMP_NAMES, NestedNode, UNetPlusPlusDecoder, last_readings, nest
 from pipeline.recipe.networks import UNetPlusPlus
 from tests.model.decoders.against import build, check_equals_smp, check_learns, check_sizes, close, features
 
@@ -20,13 +20,13 @@ WIDTHS = [12, 10, 8, 8, 6, 5]
 def test_equals_smp(depth, train):
     options = {"encoder_depth": depth, "decoder_channels": WIDTHS[:depth]}
     section = UNetPlusPlus(decoder_channels=WIDTHS[:depth])
-    check_equals_smp(Decoder, NAMES, section, "UnetPlusPlus", train=train, **options)
+    check_equals_smp(UNetPlusPlusDecoder, NAMES, section, "UnetPlusPlus", train=train, **options)
 
 
 def test_without_a_stage_at_stride_2_equals_smp():
     section = UNetPlusPlus(decoder_channels=WIDTHS[:5], interpolation="bilinear")
     options = {"encoder": "tu-convnext_atto", "decoder_channels": WIDTHS[:5], "decoder_interpolation": "bilinear"}
-    check_equals_smp(Decoder, NAMES, section, "UnetPlusPlus", **options)
+    check_equals_smp(UNetPlusPlusDecoder, NAMES, section, "UnetPlusPlus", **options)
 
 
 def test_smp_makes_a_center_and_passes_it_by():
@@ -38,25 +38,25 @@ def test_smp_makes_a_center_and_passes_it_by():
     assert torch.equal(theirs(image), before)
     maps = features((2, 4))
     section = {"decoder_channels": WIDTHS, "center": True}
-    assert not list(build(Decoder, UNetPlusPlus(**section, compat="smp"), maps, (2, 4)).center.parameters())
-    assert list(build(Decoder, UNetPlusPlus(**section), maps, (2, 4)).center.parameters())
+    assert not list(build(UNetPlusPlusDecoder, UNetPlusPlus(**section, compat="smp"), maps, (2, 4)).center.parameters())
+    assert list(build(UNetPlusPlusDecoder, UNetPlusPlus(**section), maps, (2, 4)).center.parameters())
 
 
 def test_the_nest_of_the_paper():
     """Zhou et al. 2018, figure 1: every block sees all before it in its row, and the one below."""
     nodes = {node.name: node for node in nest((2, 4, 8, 16))}
     assert list(nodes) == ["x_0_0", "x_1_1", "x_0_1", "x_2_2", "x_1_2", "x_0_2", "x_0_3"]
-    assert nodes["x_2_2"] == Node("x_2_2", 1, 2, (0,))
-    assert nodes["x_1_2"] == Node("x_1_2", "x_1_1", 2, ("x_2_2", 0))
-    assert nodes["x_0_2"] == Node("x_0_2", "x_0_1", 2, ("x_1_2", "x_2_2", 0))
-    assert nodes["x_0_3"] == Node("x_0_3", "x_0_2", 2, ())
+    assert nodes["x_2_2"] == NestedNode("x_2_2", 1, 2, (0,))
+    assert nodes["x_1_2"] == NestedNode("x_1_2", "x_1_1", 2, ("x_2_2", 0))
+    assert nodes["x_0_2"] == NestedNode("x_0_2", "x_0_1", 2, ("x_1_2", "x_2_2", 0))
+    assert nodes["x_0_3"] == NestedNode("x_0_3", "x_0_2", 2, ())
 
 
 def test_a_nest_over_a_gap_and_one_of_nothing():
     assert nest((1,)) == []
     nodes = {node.name: node for node in nest((2, 8, 16))}
-    assert nodes["x_1_2"] == Node("x_1_2", 1, 4, (0,))  # from stride 8 to stride 2
-    assert nodes["x_0_2"] == Node("x_0_2", "x_0_1", 2, ("x_1_2", 0))
+    assert nodes["x_1_2"] == NestedNode("x_1_2", 1, 4, (0,))  # from stride 8 to stride 2
+    assert nodes["x_0_2"] == NestedNode("x_0_2", "x_0_1", 2, ("x_1_2", 0))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 16, 32), (4, 8, 16, 32), (2, 8, 16), (16,) * 4])
@@ -70,9 +70,9 @@ def test_every_map_is_dropped_once_and_after_its_last_reader(strides):
 
 
 def test_sizes():
-    check_sizes(Decoder, UNetPlusPlus(decoder_channels=WIDTHS))
+    check_sizes(UNetPlusPlusDecoder, UNetPlusPlus(decoder_channels=WIDTHS))
     maps = features((2, 8, 32))
-    made = build(Decoder, UNetPlusPlus(decoder_channels=WIDTHS), maps, (2, 8, 32)).eval()
+    made = build(UNetPlusPlusDecoder, UNetPlusPlus(decoder_channels=WIDTHS), maps, (2, 8, 32)).eval()
     assert tuple(made(maps).shape) == (1, 6, 64, 96)
 
 
@@ -81,7 +81,7 @@ def test_learns_from_one_small_image(strides):
     more = {"deep_supervision": 0.5} if len(strides) > 1 else {}
     for extra in ({}, {**more, "attention": "scse", "center": True, "activation": "gelu"}):
         check_learns(
-            Decoder,
+            UNetPlusPlusDecoder,
             lambda norm, extra=extra: UNetPlusPlus(norm=norm, decoder_channels=WIDTHS, **extra),
             strides,
         )
@@ -90,7 +90,7 @@ def test_learns_from_one_small_image(strides):
 def test_deep_supervision_shares_its_weight_and_changes_nothing_else():
     strides = (2, 4, 8, 16)
     maps = features(strides)
-    made = build(Decoder, UNetPlusPlus(decoder_channels=WIDTHS, deep_supervision=0.6), maps, strides).eval()
+    made = build(UNetPlusPlusDecoder, UNetPlusPlus(decoder_channels=WIDTHS, deep_supervision=0.6), maps, strides).eval()
     assert made.auxiliary_weights == pytest.approx((0.2, 0.2, 0.2))
     assert made.supervised == ["x_2_2", "x_1_2", "x_0_2"]  # the paper's X^0,1 to X^0,3
     x, auxiliary = made.forward_all(maps)
@@ -104,12 +104,12 @@ def test_deep_supervision_shares_its_weight_and_changes_nothing_else():
 
 def test_deep_supervision_of_nothing_is_refused():
     with pytest.raises(RecipeError, match=r"deep_supervision: there is no block.*\n.*use more stages"):
-        build(Decoder, UNetPlusPlus(decoder_channels=WIDTHS, deep_supervision=1), features((2,)), (2,))
+        build(UNetPlusPlusDecoder, UNetPlusPlus(decoder_channels=WIDTHS, deep_supervision=1), features((2,)), (2,))
 
 
 def test_spends_features_only_when_told():
     given = features((2, 4, 8))
-    made = build(Decoder, UNetPlusPlus(decoder_channels=WIDTHS), given, (2, 4, 8)).eval()
+    made = build(UNetPlusPlusDecoder, UNetPlusPlus(decoder_channels=WIDTHS), given, (2, 4, 8)).eval()
     expected = made(given)
     assert len(given) == 3
     assert torch.equal(made(given, spend=True), expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.model.decoders.upernet import SMP_NAMES, Decoder
+from pipeline.model.decoders.upernet import SMP_NAMES, UPerNetDecoder
 from pipeline.recipe.networks import UPerNet
 from tests.model.decoders.against import build, check_equals_smp, check_learns, check_sizes, close, features
 
@@ -16,18 +16,18 @@ from tests.model.decoders.against import build, check_equals_smp, check_learns, 
 def test_compat_equals_smp(encoder, depth, train):
     section = UPerNet(compat="smp", decoder_channels=48)
     options = {"encoder": encoder, "encoder_depth": depth, "decoder_channels": 48}
-    check_equals_smp(Decoder, SMP_NAMES, section, "UPerNet", train=train, **options)
+    check_equals_smp(UPerNetDecoder, SMP_NAMES, section, "UPerNet", train=train, **options)
 
 
 def test_compat_without_norm_equals_smp():
     section = UPerNet(compat="smp", decoder_channels=48, norm="none")
-    check_equals_smp(Decoder, SMP_NAMES, section, "UPerNet", decoder_channels=48, decoder_use_norm=False)
+    check_equals_smp(UPerNetDecoder, SMP_NAMES, section, "UPerNet", decoder_channels=48, decoder_use_norm=False)
 
 
 def test_default_equals_the_plain_way():
     strides = (2, 8, 16, 16)  # the first is not used, the last two have one size
     maps = features(strides, batch=2, cells=(4, 6))
-    decoder = build(Decoder, UPerNet(decoder_channels=10), maps, strides).train()
+    decoder = build(UPerNetDecoder, UPerNet(decoder_channels=10), maps, strides).train()
     _, low, middle, deep = maps
     conv, norm, act = decoder.pooling.join
     cells = [
@@ -44,9 +44,9 @@ def test_default_equals_the_plain_way():
 
 
 def test_sizes():
-    check_sizes(Decoder, UPerNet(decoder_channels=8))
+    check_sizes(UPerNetDecoder, UPerNet(decoder_channels=8))
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 8, 16, 32), (16,) * 4, (2,)])
 def test_learns_from_one_small_image(strides):
-    check_learns(Decoder, lambda norm: UPerNet(norm=norm, decoder_channels=8, bins=[1, 6]), strides)
+    check_learns(UPerNetDecoder, lambda norm: UPerNet(norm=norm, decoder_channels=8, bins=[1, 6]), strides)

@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.model.encoders.deferred_init import Drawing, Sketch
+from pipeline.model.encoders.deferred_init import Drawing, ShapeOnlyInit
 
 
 def drawn(build, seed=0):
@@ -84,7 +84,7 @@ def test_distributions_are_those_of_timm():
 
 
 def test_a_sketch_is_as_large_as_the_model():
-    with torch.device("meta"), Sketch():
+    with torch.device("meta"), ShapeOnlyInit():
         sketch = timm.create_model("test_vit")
     real = timm.create_model("test_vit")
     assert {k: v.shape for k, v in sketch.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}

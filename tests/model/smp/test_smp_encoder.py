@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from pipeline.errors import RecipeError
-from pipeline.model.encoders.deferred_init import Sketch
+from pipeline.model.encoders.deferred_init import ShapeOnlyInit
 from pipeline.model.smp.encoder_taps import ENCODERS, FrozenConv2d
 from pipeline.model.smp.smp_encoder import SMPEncoder, TimmEncoder, build, current_name
 from pipeline.recipe.networks import DPT, UNet
@@ -184,7 +184,7 @@ def test_refusals(section, message):
 @pytest.mark.slow
 def test_every_encoder_is_as_the_table_says():
     for name, source in ENCODERS.items():
-        with torch.device("meta"), Sketch():
+        with torch.device("meta"), ShapeOnlyInit():
             features = SMPEncoder(name).eval()(torch.empty(1, 3, 64, 64))
         assert [f.shape[1] for f in features] == list(source.channels), name
         assert [64 // f.shape[2] for f in features] == list(source.strides), name

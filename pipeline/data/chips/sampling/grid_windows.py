@@ -34,7 +34,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Grid:
+class WindowGrid:
     """The windows of a grid over scenes.
 
     `counts` is how many are kept of each scene, [S]; without `kept`, all are.
@@ -45,7 +45,7 @@ class Grid:
     kept: Kept | None = None
 
     @classmethod
-    def of(cls, shapes: Ints, sampling: GridSampling, presence: Presence | None) -> Grid:
+    def of(cls, shapes: Ints, sampling: GridSampling, presence: Presence | None) -> WindowGrid:
         """The windows that are valid enough.
 
         Args:

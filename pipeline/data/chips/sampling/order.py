@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.data.chips.sampling import class_index as presences
 from pipeline.data.chips.sampling import window_draw as draw
 from pipeline.data.chips.sampling.class_index import Presence
-from pipeline.data.chips.sampling.grid_windows import Grid
+from pipeline.data.chips.sampling.grid_windows import WindowGrid
 from pipeline.data.chips.sampling.permutation import ROUNDS, hashed, permute, words
 from pipeline.data.chips.sampling.window_draw import Shape, Words, Worst
 from pipeline.data.rasters.windows import Window
@@ -110,7 +110,9 @@ class Order:
         self._shapes = draw.table(shapes)
         self._presence = presences.checked(presence, self._shapes, sampling) if presences.needed(sampling) else None
         # Asked once: an instance check of such classes takes as long as drawing a window.
-        self._grid = Grid.of(self._shapes, sampling, self._presence) if isinstance(sampling, GridSampling) else None
+        self._grid = (
+            WindowGrid.of(self._shapes, sampling, self._presence) if isinstance(sampling, GridSampling) else None
+        )
         chips = draw.num_chips(self._shapes, sampling, self._presence, self._grid)
         shares = chips if sampling.weight == "area" else np.minimum(chips, 1)
         self._ends = array("q", shares.cumsum().tobytes())
@@ -130,7 +132,7 @@ class Order:
         self._key = f"{digest}\x1f{seed}\x1f"
         self._known: dict[str, list[int]] = {}
         self._groups: dict[tuple[int, int], int] = {}
-        self._blocks: dict[tuple[int, int, int], draw.Block] = {}
+        self._blocks: dict[tuple[int, int, int], draw.TileBlock] = {}
 
     @property
     def span(self) -> int:
@@ -230,7 +232,7 @@ class Order:
         # Where little is valid, look about what is.
         return _Place(scene, draw.around(shape, self._presence.valid_cell(scene, words.pick), size, words))
 
-    def _of_grid(self, turn: _Turn, grid: Grid) -> _Place:
+    def _of_grid(self, turn: _Turn, grid: WindowGrid) -> _Place:
         words = self._words(turn)
         if self._one_by_one:
             # Whatever the epoch's size, all windows come once before any comes twice.
@@ -280,10 +282,10 @@ class Order:
             block = self._blocks[key] = self._block(self._near, shape, key)
         return _Place(scene, draw.inside(shape, block, size, self._largest, words), block.window)
 
-    def _block(self, near: Locality, shape: Shape, key: tuple[int, int, int]) -> draw.Block:
+    def _block(self, near: Locality, shape: Shape, key: tuple[int, int, int]) -> draw.TileBlock:
         """A group's block of a scene; `key` is epoch, group and scene."""
         epoch, group, scene = key
-        tried: list[tuple[float, draw.Block]] = []
+        tried: list[tuple[float, draw.TileBlock]] = []
         for attempt in range(_BLIND_TRIES):
             words = hashed(f"{self._key}{epoch}\x1fblock\x1f{group}\x1f{scene}\x1f{attempt}", 5)
             block = draw.block(shape, near, self._largest, Words(*words[:3]), (words[3], words[4]))

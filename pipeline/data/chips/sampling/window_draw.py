@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline import store
 from pipeline.data.chips.sampling.class_index import Ints, Presence, Runs
-from pipeline.data.chips.sampling.grid_windows import Grid
+from pipeline.data.chips.sampling.grid_windows import WindowGrid
 from pipeline.data.rasters.windows import Window, nearest
 from pipeline.data.scenes.scene import Scene
 from pipeline.errors import ManifestError, RecipeError
@@ -84,7 +84,7 @@ def table(shapes: Sequence[Sequence[int]]) -> Ints:
     return np.concatenate([given, rest], axis=1)
 
 
-def num_chips(shapes: Ints, sampling: Sampling, presence: Presence | None, grid: Grid | None) -> Ints:
+def num_chips(shapes: Ints, sampling: Sampling, presence: Presence | None, grid: WindowGrid | None) -> Ints:
     """Number of windows of each scene in an epoch that covers the split once, [S].
 
     Raises:
@@ -184,7 +184,7 @@ def moved(shape: Shape, window: Window, size: int, jitter: int, words: Words) ->
     return Window(row, col, size, size, window.slice)
 
 
-class Block(NamedTuple):
+class TileBlock(NamedTuple):
     """A run of storage tiles, as a window clipped to the scene, and the [first, last] rows and columns at which the
     largest windows inside it begin."""
 
@@ -193,7 +193,7 @@ class Block(NamedTuple):
     cols: tuple[int, int]
 
 
-def block(shape: Shape, near: Locality, size: int, words: Words, phases: tuple[int, int]) -> Block:
+def block(shape: Shape, near: Locality, size: int, words: Words, phases: tuple[int, int]) -> TileBlock:
     """A block of near.tiles × near.tiles storage tiles.
 
     All positions of a window of `size` are divided into intervals that each lie within one run of tiles, from a phase
@@ -203,7 +203,7 @@ def block(shape: Shape, near: Locality, size: int, words: Words, phases: tuple[i
     rows, row_from, row_to = _interval(shape.height, shape.row, near, size, words.down, phases[0])
     cols, col_from, col_to = _interval(shape.width, shape.col, near, size, words.right, phases[1])
     level = below(shape.slices, words.slice)
-    return Block(Window(row_from, col_from, row_to - row_from, col_to - col_from, level), rows, cols)
+    return TileBlock(Window(row_from, col_from, row_to - row_from, col_to - col_from, level), rows, cols)
 
 
 def _interval(
@@ -221,7 +221,7 @@ def _interval(
     return (first, last), max(0, tile_from), min(length, tile_to)
 
 
-def inside(shape: Shape, where: Block, size: int, largest: int, words: Words) -> Window:
+def inside(shape: Shape, where: TileBlock, size: int, largest: int, words: Words) -> Window:
     """A uniform window in a block; one smaller than the `largest` lies anywhere in a largest one."""
     row = _inside(where.rows, words.down, shape.height, size, largest)
     col = _inside(where.cols, words.right, shape.width, size, largest)

@@ -34,7 +34,7 @@ _SKETCHED: Final = 2_000_000
 
 
 @dataclass(frozen=True)
-class Job:
+class MeasureJob:
     """Some windows of one scene to measure: what one thread, or one task of a cluster, does at a time."""
 
     scene: Scene
@@ -57,7 +57,7 @@ def compute(manifest: Manifest, data: Data, mapped: Map = local.mapped) -> Stati
     return total(manifest, mapped(work, jobs(manifest, data)))
 
 
-def jobs(manifest: Manifest, data: Data) -> list[Job]:
+def jobs(manifest: Manifest, data: Data) -> list[MeasureJob]:
     """Split the measurement into jobs.
 
     Raises:
@@ -68,13 +68,13 @@ def jobs(manifest: Manifest, data: Data) -> list[Job]:
     every = max(1, sum(w.height * w.width for _, w in windows) // _SKETCHED)
     # Neighbouring windows stay in one job: a PNG can only be read from its beginning.
     return [
-        Job(scenes[scene], tuple(window for _, window in windows_of[i : i + _JOB_WINDOWS]), every)
+        MeasureJob(scenes[scene], tuple(window for _, window in windows_of[i : i + _JOB_WINDOWS]), every)
         for scene, windows_of in ((k, list(g)) for k, g in itertools.groupby(windows, key=lambda w: w[0]))
         for i in range(0, len(windows_of), _JOB_WINDOWS)
     ]
 
 
-def measure(job: Job, classes: Classes, data: Data) -> Statistics:
+def measure(job: MeasureJob, classes: Classes, data: Data) -> Statistics:
     """The statistics of one job's pixels.
 
     Raises:
@@ -144,7 +144,7 @@ def _windows(sizes: Sequence[tuple[int, int, int]], num_pixels: int) -> list[tup
     return out
 
 
-def _measure(job: Job, window: Window, classes: Classes, data: Data) -> Statistics:
+def _measure(job: MeasureJob, window: Window, classes: Classes, data: Data) -> Statistics:
     found = raw_chip.read(job.scene, window, classes, nodata=data.nodata, data=data)
     masked = np.where(found.valid, found.mask, IGNORE)
     if masked.ndim == 2:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.chips.statistics.quantile_sketch import Sketch
+from pipeline.data.chips.statistics.quantile_sketch import QuantileSketch
 from pipeline.errors import ManifestError
 
 
@@ -40,7 +40,7 @@ class Statistics:
     min: tuple[float, ...]
     max: tuple[float, ...]
     class_counts: tuple[int, ...]
-    sketches: tuple[Sketch, ...] = ()
+    sketches: tuple[QuantileSketch, ...] = ()
 
     @classmethod
     def of(cls, pixels: NDArray[Any], class_counts: tuple[int, ...] = (), *, sketch_every: int = 1) -> Statistics:
@@ -50,14 +50,14 @@ class Statistics:
         """
         if pixels.shape[1] == 0:
             zeros = (0.0,) * pixels.shape[0]
-            return cls(0, zeros, zeros, zeros, zeros, class_counts, (Sketch(),) * pixels.shape[0])
+            return cls(0, zeros, zeros, zeros, zeros, class_counts, (QuantileSketch(),) * pixels.shape[0])
         values = pixels.astype(np.float64)
         mean = values.mean(axis=1)
         # Two passes: a single one loses the variance of small differences on a large offset.
         std = np.sqrt(np.square(values - mean[:, None]).mean(axis=1))
         low, high = values.min(axis=1), values.max(axis=1)
         sketched = values[:, _spread(values.shape[1], sketch_every)] if sketch_every else ()
-        sketches = tuple(Sketch.of(band) for band in sketched)
+        sketches = tuple(QuantileSketch.of(band) for band in sketched)
         return cls(pixels.shape[1], _floats(mean), _floats(std), _floats(low), _floats(high), class_counts, sketches)
 
     def merge(self, other: Statistics) -> Statistics:
@@ -76,7 +76,7 @@ class Statistics:
         low = tuple(map(min, self.min, other.min))
         high = tuple(map(max, self.max, other.max))
         both = bool(self.sketches and other.sketches)
-        sketches = tuple(map(Sketch.merge, self.sketches, other.sketches)) if both else ()
+        sketches = tuple(map(QuantileSketch.merge, self.sketches, other.sketches)) if both else ()
         return Statistics(total, tuple(mean), tuple(std), low, high, counts, sketches)
 
     @property
@@ -85,7 +85,7 @@ class Statistics:
         return self.mean
 
     def percentiles(self, percents: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-        """Values of each band below which so many percent (0 to 100) of its valid pixels are; see `Sketch`.
+        """Values of each band below which so many percent (0 to 100) of its valid pixels are; see `QuantileSketch`.
 
         Raises:
             ManifestError: the statistics are of an older version, or of no pixel.
@@ -109,7 +109,7 @@ class Statistics:
             min=_floats(tree["min"]),
             max=_floats(tree["max"]),
             class_counts=tuple(int(v) for v in tree["class_counts"]),
-            sketches=tuple(Sketch.from_json(text) for text in tree.get("sketches", ())),
+            sketches=tuple(QuantileSketch.from_json(text) for text in tree.get("sketches", ())),
         )
 
 

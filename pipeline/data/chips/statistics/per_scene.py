@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.chips.statistics.moments import Statistics
-from pipeline.data.rasters.pixels import Pixels, Read
+from pipeline.data.rasters.valid_pixels import Pixels, Read
 from pipeline.data.rasters.windows import Window, num_windows, spread, window_at
 
 _WINDOW: Final = 256

@@ -19,13 +19,13 @@ below the 2nd and above the 98th; merging in another order moves it by no more. 
 
 
 @dataclass(frozen=True)
-class Sketch:
+class QuantileSketch:
     """A distribution; `data` is the t-digest's own form, b"" of no value at all."""
 
     data: bytes = b""
 
     @classmethod
-    def of(cls, values: NDArray[Any]) -> Sketch:
+    def of(cls, values: NDArray[Any]) -> QuantileSketch:
         """Make a sketch of finite values [N] of any number type."""
         if values.size == 0:
             return cls()
@@ -33,13 +33,13 @@ class Sketch:
         digest.update(np.ascontiguousarray(values, np.float64))
         return cls(digest.serialize())
 
-    def merge(self, other: Sketch) -> Sketch:
+    def merge(self, other: QuantileSketch) -> QuantileSketch:
         """The sketch of the values of both."""
         if not self.data or not other.data:
             return self if self.data else other
         digest = self._opened()
         digest.merge(other._opened())
-        return Sketch(digest.serialize())
+        return QuantileSketch(digest.serialize())
 
     def percentiles(self, percents: Sequence[float]) -> tuple[float, ...]:
         """The values that so many percent (0 to 100) of all are below.
@@ -63,7 +63,7 @@ class Sketch:
         return base64.b64encode(self.data).decode("ascii")
 
     @classmethod
-    def from_json(cls, text: str) -> Sketch:
+    def from_json(cls, text: str) -> QuantileSketch:
         """The opposite of `to_json`."""
         return cls(base64.b64decode(text))
 

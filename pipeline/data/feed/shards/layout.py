@@ -46,7 +46,7 @@ MAGIC: Final = b"SEGSHRD1"
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedScene:
     """A scene in the shards: which file, its first row in that file's table, and its size."""
 
     shard: int
@@ -78,7 +78,7 @@ class Layout:
     """Of a mask: classes of multilabel data, 0 where masks are [H, W]."""
     files: tuple[str, ...]
     sizes: tuple[int, ...]
-    scenes: Mapping[str, Placed]
+    scenes: Mapping[str, PlacedScene]
 
     def to_bytes(self) -> bytes:
         """As JSON."""
@@ -102,7 +102,7 @@ class Layout:
     def _of_json(cls, place: str, tree: dict[str, Any]) -> Layout:
         if (tree.pop("version"), tree.pop("chunk")) != (VERSION, CHUNK):
             raise ManifestError(f"{place} is of another version of this program", HINT)
-        scenes = {name: Placed(**placed) for name, placed in tree.pop("scenes").items()}
+        scenes = {name: PlacedScene(**placed) for name, placed in tree.pop("scenes").items()}
         files, sizes = tuple(map(str, tree.pop("files"))), tuple(map(int, tree.pop("sizes")))
         return cls(**tree, files=files, sizes=sizes, scenes=scenes)
 

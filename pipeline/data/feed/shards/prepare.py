@@ -111,7 +111,7 @@ def prepare(
     names = tuple(f"{number:05}.shard" for number in range(len(groups)))
     done, total = 0, sum(s.height * s.width * s.slices for s in scenes)
     jobs = [
-        (shard_writer.Job(group, manifest.classes, recipe.data, manifest.digest), store.join(uri, name))
+        (shard_writer.ShardJob(group, manifest.classes, recipe.data, manifest.digest), store.join(uri, name))
         for name, group in zip(names, groups, strict=True)
     ]
     new, written = 0, list[Written]()
@@ -138,7 +138,7 @@ def prepare(
     return Prepared(uri, len(scenes), len(names), new, stored, raw, seconds, unreadable)
 
 
-def _made(job: tuple[shard_writer.Job, str]) -> tuple[Written, bool]:
+def _made(job: tuple[shard_writer.ShardJob, str]) -> tuple[Written, bool]:
     """A shard, and whether it was not there yet."""
     known = shard_writer.known(*job)
     return (shard_writer.write(*job), True) if known is None else (known, False)

@@ -27,7 +27,7 @@ from pipeline.data.feed.shards.layout import (
     UNREADABLE,
     VERIFY_HINT,
     Layout,
-    Placed,
+    PlacedScene,
 )
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.rasters.windows import Window
@@ -154,7 +154,7 @@ class Shards:
         if constant >= 0:
             cut.mask[..., row.into, col.into] = constant
 
-    def _decode(self, frame: NDArray[np.uint8], buffer: _Buffer, varied: bool, some_valid: bool) -> None:
+    def _decode(self, frame: NDArray[np.uint8], buffer: _ChunkBuffer, varied: bool, some_valid: bool) -> None:
         itemsize = buffer.image.itemsize
         length = buffer.image.nbytes + varied * buffer.mask.nbytes + some_valid * buffer.valid.nbytes
         length += -length % itemsize
@@ -166,12 +166,12 @@ class Shards:
         except (RuntimeError, ValueError) as error:
             raise SceneError(f"a shard in {self._uri} is damaged ({error})", VERIFY_HINT) from error
 
-    def _buffer(self, tall: int, wide: int) -> _Buffer:
+    def _buffer(self, tall: int, wide: int) -> _ChunkBuffer:
         """Memory of this thread for a chunk, overwritten by the next one."""
-        buffers: dict[Any, _Buffer] = self._local.__dict__
+        buffers: dict[Any, _ChunkBuffer] = self._local.__dict__
         buffer = buffers.get((tall, wide))
         if buffer is None:
-            buffer = buffers[tall, wide] = _Buffer.of(self._layout, tall, wide)
+            buffer = buffers[tall, wide] = _ChunkBuffer.of(self._layout, tall, wide)
         return buffer
 
     def _file(self, number: int) -> File:
@@ -181,7 +181,7 @@ class Shards:
             file = self._files.setdefault(number, File.open(uri, self._layout.sizes[number]))
         return file
 
-    def _table(self, scene: str, placed: Placed) -> NDArray[Any]:
+    def _table(self, scene: str, placed: PlacedScene) -> NDArray[Any]:
         """The rows of a scene [slices, rows, cols]."""
         table = self._tables.get(scene)
         if table is None:
@@ -205,7 +205,7 @@ class _Overlap(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Buffer:
+class _ChunkBuffer:
     """Memory for a decoded chunk, and the arrays that can lie in it, one after the other."""
 
     content: NDArray[np.uint8]
@@ -216,7 +216,7 @@ class _Buffer:
     """Where the mask is constant, and so left out."""
 
     @classmethod
-    def of(cls, layout: Layout, tall: int, wide: int) -> _Buffer:
+    def of(cls, layout: Layout, tall: int, wide: int) -> _ChunkBuffer:
         planes = (layout.num_planes,) if layout.num_planes else ()
         pixels = tall * wide
         masks = pixels * (layout.num_planes or 1)

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline import store, uris
 from pipeline.data.chips import raw_chip
 from pipeline.data.feed.shards import layout
-from pipeline.data.feed.shards.layout import CHUNK, Placed
+from pipeline.data.feed.shards.layout import CHUNK, PlacedScene
 from pipeline.data.feed.shards.shard_reader import File
 from pipeline.data.labels.classes import Classes
 from pipeline.data.rasters.windows import Window, divide
@@ -37,7 +37,7 @@ _Chunk = tuple[tuple[int, int], bytes, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """One shard."""
 
     scenes: tuple[Scene, ...]
@@ -52,13 +52,13 @@ class Job:
         return blake2b(text.encode(), digest_size=8).hexdigest().encode()
 
 
-def placed(groups: Sequence[Sequence[Scene]]) -> dict[str, Placed]:
+def placed(groups: Sequence[Sequence[Scene]]) -> dict[str, PlacedScene]:
     """Places of scenes when each group is stored in one shard."""
     found = {}
     for number, group in enumerate(groups):
         first = 0
         for scene in group:
-            found[scene.id] = Placed(number, first, scene.height, scene.width, scene.slices)
+            found[scene.id] = PlacedScene(number, first, scene.height, scene.width, scene.slices)
             first += found[scene.id].num_chunks
     return found
 
@@ -71,7 +71,7 @@ class Written:
     unreadable: tuple[str, ...]
 
 
-def known(job: Job, uri: str) -> Written | None:
+def known(job: ShardJob, uri: str) -> Written | None:
     """The shard of a job if it exists already, by its JSON file."""
     try:
         note = store.read_json(_note(uri))
@@ -84,7 +84,7 @@ def known(job: Job, uri: str) -> Written | None:
         return None
 
 
-def write(job: Job, uri: str) -> Written:
+def write(job: ShardJob, uri: str) -> Written:
     """Write one shard, by threads of its own; it and its JSON file appear at once."""
     local = store.is_local(uri)
     folder = uris.local_path(uri).parent if local else Path(tempfile.gettempdir())
@@ -109,7 +109,7 @@ def _note(uri: str) -> str:
     return f"{uri}.json"
 
 
-def _fill(job: Job, path: Path, pool: ThreadPoolExecutor) -> list[str]:
+def _fill(job: ShardJob, path: Path, pool: ThreadPoolExecutor) -> list[str]:
     where_of = placed([job.scenes])
     table = np.zeros(sum(p.num_chunks for p in where_of.values()), layout.ROW)
     offset, broken = 0, dict[str, None]()
@@ -130,7 +130,7 @@ def _fill(job: Job, path: Path, pool: ThreadPoolExecutor) -> list[str]:
     return list(broken)
 
 
-def _read_ahead(job: Job, pool: ThreadPoolExecutor) -> Iterator[tuple[Scene, Window, list[_Chunk]]]:
+def _read_ahead(job: ShardJob, pool: ThreadPoolExecutor) -> Iterator[tuple[Scene, Window, list[_Chunk]]]:
     """The chunks of all windows of a job, in order, made by threads."""
     pending: deque[tuple[Scene, Window, Future[list[_Chunk]]]] = deque()
     try:
@@ -156,7 +156,7 @@ def _windows(scene: Scene) -> Iterator[Window]:
     return divide(scene.height, scene.width, _SIDE, wide, scene.slices)
 
 
-def _chunks(job: Job, scene: Scene, window: Window) -> list[_Chunk]:
+def _chunks(job: ShardJob, scene: Scene, window: Window) -> list[_Chunk]:
     staleness.check(scene, job.classes, job.data)
     try:
         cut = raw_chip.read(scene, window, job.classes, nodata=job.data.nodata, data=job.data)
@@ -167,7 +167,7 @@ def _chunks(job: Job, scene: Scene, window: Window) -> list[_Chunk]:
     return list(layout.encode(cut))
 
 
-def _readable_chunks(job: Job, scene: Scene, window: Window) -> list[_Chunk]:
+def _readable_chunks(job: ShardJob, scene: Scene, window: Window) -> list[_Chunk]:
     """Read a damaged window chunk by chunk, and keep what can be read."""
     made = []
     for row in range(0, window.height, CHUNK):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pipeline.data.rasters import gdal_env, raster_reader, resampling
 from pipeline.data.rasters.dtypes import Rule, image_dtype, is_measured, is_unusable, stored_as
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.raster_reader import Reader
 from pipeline.data.rasters.resampling import Axis
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 

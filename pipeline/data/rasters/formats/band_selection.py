@@ -8,8 +8,8 @@ from functools import cached_property
 
 from pipeline.data.rasters import band_names
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.raster_reader import Reader
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 

@@ -20,7 +20,7 @@ from pipeline.data.rasters.formats import dicom_header
 from pipeline.data.rasters.formats.dicom_header import Header
 from pipeline.data.rasters.formats.rescale import Rescale, result_dtype
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading

@@ -24,8 +24,8 @@ from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.dtypes import Rule, not_nodata, stored_as
 from pipeline.data.rasters.formats.gcps import placed
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
 from pipeline.data.rasters.raster_reader import DAMAGED
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading

@@ -20,7 +20,7 @@ from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.formats import slide_metadata, slide_pages
 from pipeline.data.rasters.formats.slide_pages import Level
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading

@@ -19,7 +19,7 @@ from pipeline.data.rasters.formats import attributes, coordinates
 from pipeline.data.rasters.formats.arrays import IMAGE_KEYS, LABEL_KEYS, as_bands
 from pipeline.data.rasters.formats.attributes import Meaning, Variable
 from pipeline.data.rasters.grids import RasterInfo
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading

@@ -14,7 +14,7 @@ from pipeline.data.rasters import raster_reader
 from pipeline.data.rasters.dtypes import Rule, not_nodata
 from pipeline.data.rasters.formats.arrays import as_bands
 from pipeline.data.rasters.grids import Grid, RasterInfo
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import SceneError
 from pipeline.recipe.data import Reading

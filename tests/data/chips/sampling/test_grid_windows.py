@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.chips.sampling import grid_windows, window_draw
 from pipeline.data.chips.sampling.class_index import Presence
-from pipeline.data.chips.sampling.grid_windows import Grid
+from pipeline.data.chips.sampling.grid_windows import WindowGrid
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.rasters.windows import Window, cover
 from pipeline.recipe.sampling import GridSampling
@@ -47,7 +47,7 @@ def test_windows_that_are_kept_are_those_that_are_valid_enough(
     presence, sampling = scenes.presence(8), GridSampling(size=size, min_valid=least, overlap=overlap)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid_windows, "_CELLS_AT_ONCE", cells)
-        found = Grid.of(window_draw.table(SHAPES), sampling, presence)
+        found = WindowGrid.of(window_draw.table(SHAPES), sampling, presence)
     for scene, (height, width, _) in enumerate(SHAPES):
         kept = [found.window(height, width, found.number(scene, i)) for i in range(found.counts[scene])]
         assert kept == by_judging(presence, sampling, scene)
@@ -56,7 +56,7 @@ def test_windows_that_are_kept_are_those_that_are_valid_enough(
 def test_all_windows_are_kept_where_all_is_valid() -> None:
     presence = World([np.zeros((slices, h, w), np.uint8) for h, w, slices in SHAPES]).presence(8)
     sampling = GridSampling(size=20, min_valid=0.9)
-    with_index, without = (Grid.of(window_draw.table(SHAPES), sampling, index) for index in (presence, None))
+    with_index, without = (WindowGrid.of(window_draw.table(SHAPES), sampling, index) for index in (presence, None))
     assert with_index.kept is None and without.kept is None
     assert with_index.counts.tolist() == without.counts.tolist() == [20, 12, 20, 10, 20, 12, 1]
     assert with_index.number(1, 7) == 7
@@ -66,7 +66,7 @@ def test_scenes_that_are_valid_take_no_memory() -> None:
     """Windows of scenes that follow each other are one run."""
     masks = [np.zeros((1, 64, 64), np.uint8) for _ in range(50)]
     masks[20][0, :32] = IGNORE
-    found = Grid.of(np.full((50, 3), (64, 64, 1)), GridSampling(size=16, min_valid=0.5), World(masks).presence(8))
+    found = WindowGrid.of(np.full((50, 3), (64, 64, 1)), GridSampling(size=16, min_valid=0.5), World(masks).presence(8))
     assert found.kept is not None
     assert found.kept.runs.starts.tolist() == [0, 20 * 16 + 8]
     assert found.counts.sum() == found.kept.runs.total == 49 * 16 + 8

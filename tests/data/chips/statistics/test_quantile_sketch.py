@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from pipeline.data.chips.statistics.moments import Statistics
-from pipeline.data.chips.statistics.quantile_sketch import Sketch
+from pipeline.data.chips.statistics.quantile_sketch import QuantileSketch
 from pipeline.errors import ManifestError
 
 PERCENTS = (0.1, 1, 2, 10, 25, 50, 75, 90, 98, 99, 99.9)
 values = npst.arrays(np.float64, st.integers(1, 200), elements=st.floats(-1e6, 1e6, allow_subnormal=False))
 
 
-def rank_errors(sketch: Sketch, data: np.ndarray) -> np.ndarray:
+def rank_errors(sketch: QuantileSketch, data: np.ndarray) -> np.ndarray:
     """Percent by which each percentile's rank is off; ranks within a run of equal values are all right."""
     ordered, found = np.sort(data), sketch.percentiles(PERCENTS)
     low = np.searchsorted(ordered, found, "left") / len(data) * 100
@@ -35,32 +35,32 @@ def test_ranks_are_right_within_one_percent_and_the_order_of_merging_does_not_ma
         "integers": rng.poisson(40, 400_000),
     }[kind]
     rng.shuffle(data)
-    parts = [Sketch.of(part) for part in np.array_split(data, 200)]
+    parts = [QuantileSketch.of(part) for part in np.array_split(data, 200)]
     for order in (parts, parts[::-1]):
-        errors = rank_errors(reduce(Sketch.merge, order), data)
+        errors = rank_errors(reduce(QuantileSketch.merge, order), data)
         assert errors.max() < 1
         assert errors[[0, 1, -2, -1]].max() < 0.1
-    assert reduce(Sketch.merge, parts) == reduce(Sketch.merge, parts)
+    assert reduce(QuantileSketch.merge, parts) == reduce(QuantileSketch.merge, parts)
 
 
 @given(values, values)
 def test_ends_are_exact_and_nothing_changes_nothing(a, b):
-    both = Sketch.of(a).merge(Sketch.of(b))
+    both = QuantileSketch.of(a).merge(QuantileSketch.of(b))
     whole = np.concatenate([a, b])
     assert both.percentiles((0, 100)) == (whole.min(), whole.max())
-    assert both.merge(Sketch()) == Sketch().merge(both) == both
-    assert Sketch.from_json(both.to_json()) == both
+    assert both.merge(QuantileSketch()) == QuantileSketch().merge(both) == both
+    assert QuantileSketch.from_json(both.to_json()) == both
 
 
 def test_histogram_gives_shares_below_between_and_above():
-    sketch = Sketch.of(np.arange(10_000))
+    sketch = QuantileSketch.of(np.arange(10_000))
     np.testing.assert_allclose(sketch.histogram([1000, 5000]), [0.1, 0.4, 0.5], atol=0.01)
-    assert Sketch().histogram([1, 2]) == (0, 0, 0)
+    assert QuantileSketch().histogram([1, 2]) == (0, 0, 0)
 
 
 def test_no_value_has_no_percentile():
     with pytest.raises(ValueError, match="no value"):
-        Sketch().percentiles((50,))
+        QuantileSketch().percentiles((50,))
     tree = Statistics.of(np.ones((1, 4))).to_json()
     del tree["sketches"]  # as older versions wrote them
     old = Statistics.from_json(tree)

@@ -13,7 +13,7 @@ from pipeline import config
 from pipeline.data.chips.statistics import per_scene
 from pipeline.data.labels.classes import IGNORE
 from pipeline.data.rasters.dtypes import not_nodata
-from pipeline.data.rasters.pixels import Pixels
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.errors import RecipeError
 from pipeline.metrics import predict_classes
