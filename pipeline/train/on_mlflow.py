@@ -177,7 +177,7 @@ def read_link(run_uri: str) -> tuple[str, str] | None:
     except FileNotFoundError:
         return None
     except DamagedError as error:
-        logger.warning("%s; it says no MLflow run", error.message)
+        logger.warning("%s; it names no MLflow run", error.message)
         return None
 
 

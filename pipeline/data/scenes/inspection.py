@@ -74,7 +74,7 @@ def inspect_scene(found: SceneFiles, classes: Classes, data: Data) -> Inspection
                 "scene %s: nothing of it is valid, for it is outside its footprint, %s", found.id, footprint.misses
             )
     if info is not None and BENT in info.format:
-        logger.warning("scene %s: %s (%s); `gdalwarp -tps` gives it some", found.id, info.format, found.image)
+        logger.warning("scene %s: %s (%s); `gdalwarp -tps` warps it to a grid", found.id, info.format, found.image)
     for warning in label.warnings:
         logger.warning("%s", warning)
     return Inspection(info, "-".join(stamps), label.class_counts, tuple(problems), notices=notices, label=label)

@@ -123,6 +123,6 @@ def _warn(scene: Scene) -> None:
         _warned.append(scene.id)
         logger.warning(
             "scene %s has other dates than when it was indexed, and the same content as far as it was compared; "
-            "if pixels were edited, or to have this said no more, run `segpipe index`",
+            "if pixels were edited, or to end this warning, run `segpipe index`",
             scene.id,
         )

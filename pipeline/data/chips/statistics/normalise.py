@@ -138,7 +138,7 @@ def _percentile(section: recipe.Percentile, statistics: Statistics) -> Normalisa
     low, high = zip(*statistics.percentiles((section.low, section.high)), strict=True)
     flat = [i for i, (a, b) in enumerate(zip(low, high, strict=True), 1) if a == b and statistics.std[i - 1] > 0]
     if flat:
-        logger.warning("bands %s: both percentiles are the same value, nothing will be seen", flat)
+        logger.warning("bands %s: both percentiles are the same value, so the network sees a constant", flat)
     middle = tuple((a + b) / 2 for a, b in zip(low, high, strict=True))
     half = _positive([(b - a) / 2 for a, b in zip(low, high, strict=True)])
     reason = f"percentiles {section.low:g} and {section.high:g} of the train split"
