@@ -10,7 +10,7 @@
     pipeline.predict(bundle, "scenes/*.tif", "maps")               # bundle x scenes -> rasters
 
 Every name is loaded when it is first used: `import pipeline` loads neither torch nor ray. `train` and `tune` are
-packages, hence the verbs are called `fit` and `search`.
+packages, so the verbs are called `fit` and `search`.
 """
 
 from __future__ import annotations

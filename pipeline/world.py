@@ -1,7 +1,7 @@
 """Rank, size and device of this process, read from the environment.
 
 torchrun and Ray Train set the same variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE); a plain
-python process has none of them and is a world of one. Nobody else reads them.
+python process has none of them and is a world of one. No other module reads them.
 """
 
 from __future__ import annotations

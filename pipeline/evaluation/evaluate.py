@@ -272,7 +272,7 @@ def _summary(
         **_training(recipe, bundle),
         "predict": recipe.predict.model_dump(mode="json"),
         "task": job.task,
-        # Where it ran is nobody's business: it changes no number, and addresses may hold passwords.
+        # Where it ran is left out: it changes no number, and addresses may hold passwords.
         "recipe": {key: value for key, value in bundle.recipe.items() if key != "compute"},
     }
 

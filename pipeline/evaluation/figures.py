@@ -45,7 +45,7 @@ def window_pictures(
         valid: [h,w], False where the file has no measurement.
         bands: names of the C bands; red, green and blue among them are shown as such.
         truth: [h,w] class ids and IGNORE, or a plane of 0, 1 and IGNORE for each class [K,h,w].
-        prediction: likewise.
+        prediction: as `truth`.
         classes: their colours.
     """
     shown = stretch(image[list(rgb_bands(bands))], valid)

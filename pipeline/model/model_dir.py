@@ -57,7 +57,7 @@ def load_dir(uri: str | Path, *, device: str | torch.device = "cpu") -> Network:
         )
     said = _read(uri)
     weights = weights_io.check(uri, NETWORK_META, said.weights_sha256)
-    with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
+    with torch.random.fork_rng(devices=[]):  # building draws random weights; the caller's random state must not change
         try:
             network = build(said.section, said.bands, said.classes)
         except RecipeError as error:

@@ -126,7 +126,7 @@ def fold(network: Network) -> int:
     """Fold BatchNorms into convolutions and prepare joins, in place; returns the number of norms that went.
 
     A norm stays where the fold would not compute the same: behind something else than a convolution, behind one whose
-    result has other readers, or whose weights are computed anew at each call (standardised, spectral).
+    result has other readers, or whose weights are recomputed at each call (standardised, spectral).
     """
     image = _example(network)
     before = network.logits(image)

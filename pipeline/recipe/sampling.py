@@ -173,7 +173,7 @@ class GridSampling(Sampling):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a window that it has in common with the next one."""
     jitter: NotNegative = 0
-    """Windows are moved by up to so many pixels down or up and right or left, anew each time."""
+    """Windows are moved by up to so many pixels down or up and right or left, differently each time."""
 
 
 class Balanced(Sampling):
@@ -204,7 +204,7 @@ class Hard(Sampling):
     share: Share = 0.5
     """Share of the windows that lie on the report's worst windows, each equally often."""
     jitter: NotNegative = 64
-    """These are moved by up to so many pixels down or up and right or left, anew each time."""
+    """These are moved by up to so many pixels down or up and right or left, differently each time."""
 
 
 AnySampling = Annotated[Uniform | GridSampling | Balanced | Foreground | Hard, Field(discriminator="kind")]

@@ -120,7 +120,7 @@ def fetch(uri: str, *, tracking: str | None = None) -> Bundle:
             raise BundleError(
                 f"{uri}: the contents of {file} are not those that were registered: the sha256 is {str(digest)[:12]}"
                 f"..., the registry says {tags[tag][:12]}...",
-                "somebody has replaced the artifact; register the bundle again",
+                "the artifact was replaced; register the bundle again",
             )
     return bundle
 

@@ -40,7 +40,7 @@ def exists(uri: str) -> bool:
 
 
 def regular_file(uri: str) -> Path:
-    """The path of a local file that can be opened: opening a pipe would wait for whoever writes to it.
+    """The path of a local file that can be opened: opening a pipe would wait for a writer.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -211,7 +211,7 @@ def size_of(uri: str) -> int:
 
 
 def stamp(uri: str) -> str:
-    """Changes whenever the file is written anew: size and time locally, the ETag remotely. Reads no content.
+    """Changes whenever the file is written again: size and time locally, the ETag remotely. Reads no content.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -23,7 +23,7 @@ _AWS: Final = {
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
 }
-# Whatever could lead to other credentials; a botocore session is made anew when one of them changes.
+# Whatever could lead to other credentials; a botocore session is made again when one of them changes.
 _CREDENTIALS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE")
 
 _before: dict[str, str | None] = {}
@@ -137,7 +137,7 @@ def gdal_credentials() -> dict[str, str]:
     found = _session(key()).get_credentials()
     if found is None:
         return {}
-    frozen = found.get_frozen_credentials()  # fetched anew when they are about to expire
+    frozen = found.get_frozen_credentials()  # fetched again when they are about to expire
     options = {"AWS_ACCESS_KEY_ID": frozen.access_key, "AWS_SECRET_ACCESS_KEY": frozen.secret_key}
     return options | ({"AWS_SESSION_TOKEN": frozen.token} if frozen.token else {})
 

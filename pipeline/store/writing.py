@@ -21,7 +21,7 @@ _PART_BYTES: Final = 16 << 20
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a file at once: whoever looks sees the old content or the new one, never a part."""
+    """Write a file atomically: a reader sees the old content or the new one, never a part."""
     with translated(uri, "write"):
         if is_local(uri):
             with _replacing(local_path(uri)) as temporary, temporary.open("xb") as file:

@@ -29,7 +29,7 @@ class Tracker(Protocol):
 
 
 class LocalHost:
-    """Python or torchrun: nobody waits for numbers."""
+    """Host under python or torchrun: reports are dropped."""
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Nothing: the loop's own log has said it."""

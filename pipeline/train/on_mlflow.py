@@ -223,7 +223,7 @@ class MetricsTracker:
         self._local = store.is_local(run_uri)
         kept = [row for row in read_rows(self._path) if row["step"] <= start_step]
         store.write_bytes(self._path, _lines(kept))
-        self._rows = [] if self._local else kept  # an object in a bucket cannot grow: it is written anew each time
+        self._rows = [] if self._local else kept  # an object in a bucket cannot grow: it is written again each time
         # Of what the server has already it keeps one: records are equal if name, step, time and value are.
         self._backlog = kept if run is not None else []
         self._queue: queue.SimpleQueue[Row] = queue.SimpleQueue()

@@ -1,7 +1,7 @@
 """`fit` on Ray Train: the same worker on every rank, batches from Ray Data, restarts from the newest checkpoint.
 
 Checkpoints are those of pipeline.train.checkpoint, in the run's directory; Ray's own are not used. When a worker dies
-Ray starts the group anew, asks for the dataset again, and both begin at the step of the newest checkpoint.
+Ray restarts the group, asks for the dataset again, and both begin at the step of the newest checkpoint.
 """
 
 from __future__ import annotations

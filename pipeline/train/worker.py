@@ -82,7 +82,7 @@ def work(
             quarantine.write(parts.run_uri, LeftOut(manifest.quarantined, parts.tally.windows))
             _bundle(parts, network, outcome)
         if world.size > 1:
-            dist.barrier()  # nobody leaves before the bundle is there
+            dist.barrier()  # no rank leaves before the bundle is written
     return {
         "bundle": store.join(payload.run_uri, BUNDLE),
         "step": outcome.step,
@@ -120,7 +120,7 @@ def cores() -> int:
 def stated_threads(compute: Compute, world: World) -> int | None:
     """Threads of torch that the user asks for, by `compute.threads_per_worker` or OMP_NUM_THREADS; None for neither.
 
-    torchrun, and Ray in its jobs, set OMP_NUM_THREADS to 1 where nobody did, so that there a 1 is not taken for a wish.
+    torchrun, and Ray in its jobs, set OMP_NUM_THREADS to 1 where it is not set, so 1 is not taken as the user's.
     """
     if compute.threads_per_worker is not None:
         return compute.threads_per_worker

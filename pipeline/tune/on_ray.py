@@ -150,7 +150,7 @@ def _train(config: dict[str, Any], payload: SearchPayload, coordinator: Any, nam
         score = finite(made.scores.get(payload.metric))
         outcome.append({"score": score, "step": made.step, "bundle": made.uri})
     except PipelineError as error:
-        # At step 0, where ASHA compares nobody, and with the worst score, so that TPE learns to avoid the place.
+        # At step 0, where ASHA compares no trials, and with the worst score, so that TPE learns to avoid the place.
         failed = {"score": WORST, "step": 0, "failure": f"{type(error).__name__}: {error.message}"}
         outcome.append(error if error.retryable else failed)
     except BaseException as error:

@@ -118,7 +118,7 @@ def _empty(seen: Gathered) -> Iterator[Finding]:
             "empty_split",
             "warning",
             f"No scene is in the split {judged}, which is evaluated.",
-            "Nobody will know how good the model is.",
+            "The quality of the model stays unknown.",
             "change data.split",
         )
     if judged != "val" and not seen.split("val"):

@@ -106,7 +106,7 @@ class _Buffer:
 
 
 class _Memory:
-    """Memory for batches, given out again once nobody holds what was made of it: that the system has to clear new
+    """Memory for batches, given out again once nothing holds a view of it: that the system has to clear new
     memory costs as much time as to copy pixels into it."""
 
     def __init__(self, make: Callable[[], NDArray[Any]]) -> None:

@@ -166,7 +166,7 @@ class ChipDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types th
 
     def warm(self, cpus_per_task: float) -> None:
         """Let every CPU that is free start a process and load what reading needs: two seconds of work for which the
-        first chips would wait. Nobody waits for this; what goes wrong here goes wrong again in a read task."""
+        first chips would wait. Nothing waits for this; what goes wrong here goes wrong again in a read task."""
         free = int(ray.available_resources().get("CPU", 0.0) / cpus_per_task)
         options = {"num_cpus": cpus_per_task, "num_returns": 0, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         load = ray.remote(**options)(_load)

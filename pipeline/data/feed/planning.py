@@ -44,8 +44,8 @@ def plan_of(
     mapped: Map = local.mapped,
     progress: Advance | None = None,
 ) -> Plan:
-    """The plan of the train split. What the masks hold is read now, by `mapped`, if the sampling draws by it and nobody
-    did before.
+    """The plan of the train split. Where the sampling draws by class, the index of classes is made now, by `mapped`,
+    unless it is there.
 
     Raises:
         ManifestError: the split is empty, the sampling lacks what it draws by, or required shards are not there.
@@ -65,7 +65,7 @@ def plan_of(
 def presence_of(
     recipe: Recipe, manifest: Manifest, *, mapped: Map = local.mapped, progress: Advance | None = None
 ) -> Presence | None:
-    """The index of classes of the train split, made by `mapped` if nobody did before; None if nothing draws by it.
+    """The index of classes of the train split, made by `mapped` if there is none; None if nothing draws by it.
 
     Raises:
         DataError: a mask cannot be read, or the index is damaged or of other scenes.

@@ -35,7 +35,7 @@ _NONE: Final = 254
 
 @dataclass(frozen=True)
 class _Shown:
-    """One chip's picture and the lines beneath it."""
+    """One chip's picture and the lines below it."""
 
     picture: Image.Image
     lines: tuple[str, str]

@@ -75,7 +75,7 @@ class Classes:
         return len(self.names)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The tables are made anew where they are needed: a plan that travels should stay small.
+        # The tables are made again where they are needed: a plan that travels should stay small.
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod

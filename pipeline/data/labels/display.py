@@ -102,7 +102,7 @@ def overlaid(shown: NDArray[np.uint8], mask: NDArray[np.uint8], classes: Classes
     out = shown.astype(np.float64)
     colors = np.asarray(classes.colors, np.float64)
     known = mask < len(classes)
-    # Black hides what is beneath it: the first class is most often the background, and stays as it is.
+    # Black hides what is below it: the first class is most often the background, and stays as it is.
     tinted = known & (colors[np.where(known, mask, 0)].sum(-1) > 0)
     out[tinted] = (1 - _OPACITY) * out[tinted] + _OPACITY * colors[mask[tinted]]
     edge = np.zeros(mask.shape, np.bool_)

@@ -51,7 +51,7 @@ def check_crossings(uri: str, geometry: NDArray[Any], positions: NDArray[np.int6
             raise LabelError(
                 f"{uri}: shape {position + 1} of the file, of {vertices} vertices, crosses itself more than "
                 f"{MAX_CROSSINGS} times, so that it is too costly to work on",
-                "draw it anew, or leave it out",
+                "draw it again, or leave it out",
             )
 
 

@@ -18,7 +18,7 @@ _AHEAD: Final = 4
 
 
 class Map(Protocol):
-    """`mapped(function, jobs)` gives the results in the order of the jobs, whoever does them and wherever.
+    """`mapped(function, jobs)` gives the results in the order of the jobs, whichever process does them.
 
     The first job that fails, in that order, ends it with its error, whichever failed first in time. Function, jobs and
     results must survive pickling. `threaded` says that the function starts threads of its own, as many as it can use.

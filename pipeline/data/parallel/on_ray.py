@@ -140,7 +140,7 @@ def _until_error(results: Iterable[tuple[Any, PipelineError | None]]) -> Iterato
     for result in results:
         yield result
         if result[1] is not None:
-            return  # nobody asks for what would follow
+            return  # later results are not asked for
 
 
 def _deadly(part: Sequence[Any]) -> ClusterError:

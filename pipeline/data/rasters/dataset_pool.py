@@ -23,7 +23,7 @@ HandleT = TypeVar("HandleT", bound=Closes)
 
 
 class DatasetPool(Generic[HandleT]):
-    """Handles by URI, the ones of a thread for that thread only. A local file that was replaced is opened anew.
+    """Handles by URI, the ones of a thread for that thread only. A local file that was replaced is opened again.
 
     `limit` is the most that one thread keeps, and `total` the most that all threads together do, except that each may
     keep two: an image and its label.

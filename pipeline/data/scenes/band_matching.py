@@ -28,7 +28,7 @@ class Matched:
 
     Attributes:
         bands: names of the bands of all scenes.
-        file_bands: what files call these bands, before `data.bands` names them anew; () where files differ in that.
+        file_bands: what files call these bands, before `data.bands` renames them; () where files differ in that.
         numbers: for each scene whose bands are not read as they lie in its file, their numbers from 1 in it.
         problems: scenes whose bands or dtype are not those of the recipe or of most scenes.
         warnings: what was decided without the files saying so.
@@ -45,7 +45,7 @@ def matched(infos: Mapping[str, RasterInfo], data: Data) -> Matched:
     """Compare the bands and types of all scenes.
 
     Files that name their bands are read by name, whatever their order and whatever else they hold. The names are those
-    in `data.bands` if files use them, else those of most files; then `data.bands` names the bands anew.
+    in `data.bands` if files use them, else those of most files; then `data.bands` renames the bands.
     """
     kinds: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for i, info in infos.items():

@@ -217,7 +217,7 @@ def climb(
 ) -> Tensor:
     """Apply `center` to the deepest stage, then one block after the other, each with the stage that it joins.
 
-    `spend`: `features` is a list that nobody needs afterwards. It is emptied, and each stage is dropped when it has
+    `spend`: `features` is a list that is not used afterwards. It is emptied, and each stage is dropped when it has
     served.
     """
     left = list(features)

@@ -141,7 +141,7 @@ class MAnetDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor], *, spend: bool = False) -> Tensor:
         """Stages, shallowest first -> [N,channels,H,W].
 
-        `spend`: `features` is a list that nobody needs afterwards; it is emptied on the way, which saves memory.
+        `spend`: `features` is a list that is not used afterwards; it is emptied on the way, which saves memory.
         """
         return climb(features, self.center, self.blocks, self.joins, spend)
 

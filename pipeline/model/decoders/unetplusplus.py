@@ -80,7 +80,7 @@ class UNetPlusPlusDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor], *, spend: bool = False) -> Tensor:
         """Stages, shallowest first -> [N,channels,H,W].
 
-        `spend`: `features` is a list that nobody needs afterwards; it is emptied on the way, which saves memory.
+        `spend`: `features` is a list that is not used afterwards; it is emptied on the way, which saves memory.
         """
         return self._run(features, (), spend)[0]
 

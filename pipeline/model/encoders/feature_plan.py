@@ -56,7 +56,7 @@ class FeaturePlan:
     scale: Size = (1, 1)
     """(p, q): each q pixels of the image are made p, so that patches of p pixels lie q apart."""
     changes: Mapping[str, dilation.Change] = field(default_factory=dict)
-    """Layers that are set anew."""
+    """Layers that are replaced."""
     reached: tuple[frozenset[str], ...] = ()
     """Names of the parameters that the first 1, 2, ... features depend on."""
     nested: bool = True

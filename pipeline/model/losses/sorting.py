@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def sort_(rows: Tensor) -> Tensor:
-    """Sort each row of a contiguous [R,M] that nobody else reads, smallest first; returns it."""
+    """Sort each row of a contiguous [R,M] that has no other reader, smallest first; returns it."""
     if rows.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.sort(rows, dim=1).values
     rows.numpy().sort(axis=1)

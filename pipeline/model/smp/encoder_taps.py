@@ -207,7 +207,7 @@ def _become(conv: Any, kind: type[nn.Conv2d]) -> Any:
 
 
 def _pad(model: nn.Module, names: Iterable[str] = ("",)) -> None:
-    """Padding of 1 for every convolution and max-pooling of 3×3 beneath these modules."""
+    """Padding of 1 for every convolution and max-pooling of 3×3 inside these modules."""
     for name in names:
         for module in model.get_submodule(name).modules():
             if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):

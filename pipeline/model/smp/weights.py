@@ -102,7 +102,7 @@ def from_smp(  # noqa: PLR0913 - SMP's arguments, and what else a bundle needs
     if count == 1:
         tensors, count = _two_classes(tensors), 2
     section = families.section(kind, name, known, count)
-    with torch.random.fork_rng(devices=[]):  # building draws random weights; nobody else's sequence may change
+    with torch.random.fork_rng(devices=[]):  # building draws random weights; the caller's random state must not change
         network = build(section, bands, count)
     loaded = fill(network, tensors, kind)
     loaded = Loaded((*loaded.unused, *others), loaded.missing)
@@ -275,7 +275,7 @@ def _classes(names: Sequence[str] | None, count: int) -> Classes:
 
 
 def _temporary() -> Path:
-    """A place for a bundle that nobody gave one; it lives as long as the process."""
+    """A temporary place for a bundle without one; it lives as long as the process."""
     place = Path(tempfile.mkdtemp(prefix="segpipe-smp-"))
     store.remove_at_exit(place)
     return place

@@ -2,7 +2,7 @@
 
 albumentations' own `seed` argument is not used: it hands the same seed to every
 transform, so that two flips with p 0.5 would always happen together; and seeding costs more than a flip. Instead all
-transforms share two generators that are made anew for each chip.
+transforms share two generators that are made again for each chip.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Statistics:
             ManifestError: the statistics are of an older version, or of no pixel.
         """
         if not self.sketches or self.count == 0:
-            raise ManifestError("these statistics hold no percentiles", "remove their file: they are then made anew")
+            raise ManifestError("these statistics hold no percentiles", "remove their file: they are then made again")
         return tuple(sketch.percentiles(percents) for sketch in self.sketches)
 
     def to_json(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from pipeline.data.rasters.windows import Window
 from pipeline.errors import ManifestError, SceneError
 
 if TYPE_CHECKING:
-    from pipeline.log import Advance  # processes that read chips report to nobody
+    from pipeline.log import Advance  # processes that read chips show no progress
 
 # Of a frame of Blosc: bytes of the content, bytes of the frame.
 _LENGTHS: Final = struct.Struct("<4xI4xI")

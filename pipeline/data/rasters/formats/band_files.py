@@ -54,7 +54,7 @@ class BandsReader:
                 )
 
     def close(self) -> None:
-        """Nothing: the parts are kept by whoever opened them."""
+        """Do nothing: the caller that opened the parts closes them."""
 
     @property
     def height(self) -> int:

@@ -89,7 +89,7 @@ def _check(reader: GdalReader, reading: Reading) -> None:
     if reader.dtype.startswith("complex"):
         raise SceneError(f"{uri}: pixels are complex numbers", "convert it to amplitudes")
     if not all(math.isfinite(v) for v in dataset.transform[:6]):
-        raise SceneError(f"{uri}: its transform holds no numbers: {dataset.transform[:6]}", "write it anew")
+        raise SceneError(f"{uri}: its transform holds no numbers: {dataset.transform[:6]}", "write it again")
     pixel = dataset.count * np.dtype(dataset.dtypes[0]).itemsize
     if dataset.driver in _WHOLE:
         size = dataset.height * dataset.width * pixel

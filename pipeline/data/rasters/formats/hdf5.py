@@ -32,7 +32,7 @@ _UNDEFINED: Final = 2**64 - 1
 _SHOWN: Final = 20
 # What pyfive raises over what it does not know.
 _STRANGE: Final = (AssertionError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError)
-_ANEW: Final = "write it anew, for instance with `nccopy -k nc4`, or with h5py"
+_ANEW: Final = "write it again, for instance with `nccopy -k nc4`, or with h5py"
 
 
 def is_hdf5(head: bytes) -> bool:

@@ -72,7 +72,7 @@ def open_nifti(uri: str, path: Path, *, label: bool, reading: Reading) -> ArrayR
             )
         shape = (*shape, 1, 1)[:4]
         if not np.isfinite(affine).all():
-            raise SceneError(f"{uri}: its affine holds no numbers", "write it anew")
+            raise SceneError(f"{uri}: its affine holds no numbers", "write it again")
         if not 0 <= header.get_data_offset() <= _MAX_OFFSET:
             raise SceneError(f"{uri}: its voxels begin at byte {header.get_data_offset()}", raster_reader.DAMAGED)
         raster_reader.check_size(uri, shape[0], shape[1], shape[2] * shape[3], reading)
@@ -81,7 +81,7 @@ def open_nifti(uri: str, path: Path, *, label: bool, reading: Reading) -> ArrayR
         slope, intercept = header.get_slope_inter()
         scale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
         if not np.isfinite(scale).all():
-            raise SceneError(f"{uri}: its slope and intercept are {scale}", "write it anew")
+            raise SceneError(f"{uri}: its slope and intercept are {scale}", "write it again")
     limits = None if label else reading.hounsfield
     native = dtype.newbyteorder("=")
     kind = result_dtype(native, [scale], limits=limits)

@@ -89,7 +89,7 @@ def far_off(split_of: Sequence[str], data: Data) -> list[str]:
         if abs(found - asked * total) > max(1.0, _FAR * total):
             said.append(
                 f"{name} has {found} of {total} scenes ({found / total:.0%}), data.split.{name} asks for {asked:.0%}: "
-                "groups are few, of unequal size, or keep the split that they had; another data.split.seed divides anew"
+                "groups are few, of unequal size, or keep their split; another data.split.seed divides again"
             )
     return said
 

@@ -133,7 +133,7 @@ def _overlap(a: Place, b: Place, first: Any, second: Any) -> Overlap:
 
 def _meeting(polygons: Polygons, members: Sequence[Place]) -> Iterator[tuple[int, int]]:
     """Positions of intersecting pairs of different splits; a tree for each split, since within one all may touch."""
-    import shapely  # not above: whoever only reads the splits of a manifest needs no geometry
+    import shapely  # not above: reading the splits of a manifest needs no geometry
 
     positions: defaultdict[str, list[int]] = defaultdict(list)
     for position, place in enumerate(members):

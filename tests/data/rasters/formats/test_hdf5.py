@@ -172,7 +172,7 @@ def test_compression_that_is_not_known_is_named(tmp_path):
         file.create_dataset("a", data=VALUES, chunks=(1, 32, 32), compression="lzf")
     with pytest.raises(SceneError, match="LZF") as caught:
         raster_io.probe(str(tmp_path / "a.h5"))
-    assert "write it anew" in caught.value.hint
+    assert "write it again" in caught.value.hint
 
 
 def test_a_group_inside_itself(tmp_path):
