@@ -85,7 +85,7 @@ class EvalReader:
         cut = self._prepared(scene, window)
         if cut is not None:
             return Pixels(cut.image, cut.valid)
-        return pixels(scene, window, nodata=self.data.nodata, data=self.data)
+        return pixels(scene, window, data=self.data)
 
     def _prepared(self, scene: Scene, window: Window) -> RawChip | None:
         """Mask of a window, IGNORE where the image is not valid; None if the shards do not hold it."""

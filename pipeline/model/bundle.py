@@ -233,9 +233,7 @@ class Bundle:
         Raises:
             BundleError: the weights are missing or belong to another network.
         """
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # building draws random weights; keep the caller's random state
+        with torch.random.fork_rng(devices=[]):  # building draws random weights; keep the caller's random state
             network = build(self.model, self.num_bands, len(self.classes))
         network.set_normalisation(self.normalisation)
         weights_io.load_state(network, weights_io.fetch(self.uri), self.uri, META)

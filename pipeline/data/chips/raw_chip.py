@@ -12,13 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.chips.statistics import per_scene
 from pipeline.data.chips.statistics.moments import representable
-from pipeline.data.chips.statistics.normalise import Normalisation
 from pipeline.data.labels import aoi, masks
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.rasters import raster_io, resampling
-from pipeline.data.rasters.valid_pixels import Pixels, Read
+from pipeline.data.rasters.valid_pixels import Pixels
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
 from pipeline.recipe import Data
@@ -65,7 +63,6 @@ def read(
     window: Window,
     classes: Classes,
     *,
-    nodata: float | None = None,
     data: Data | None = None,
     shape: Shape | None = None,
 ) -> RawChip:
@@ -75,21 +72,18 @@ def read(
         scene: where from; without a label nothing is annotated.
         window: may reach outside the scene; nothing there is valid, also where the file goes on.
         classes: what the label's values mean.
-        nodata: pixels of this value are invalid, in addition to what the file says.
-        data: how files are read; by default as if the recipe said nothing.
+        data: how files are read, and a nodata value in addition to theirs; by default as an empty recipe says.
         shape: of the result, if it is not the window's: pixels are then resampled.
 
     Raises:
         SceneError: a file cannot be read.
         LabelError: the label cannot be read, or holds a value without a class.
     """
-    image, valid = pixels(scene, window, nodata=nodata, data=data, shape=shape)
+    image, valid = pixels(scene, window, data=data, shape=shape)
     return RawChip(image, valid, masks.mask(scene, window, classes, data, shape=shape))
 
 
-def pixels(
-    scene: Scene, window: Window, *, nodata: float | None, data: Data | None = None, shape: Shape | None = None
-) -> Pixels:
+def pixels(scene: Scene, window: Window, *, data: Data | None = None, shape: Shape | None = None) -> Pixels:
     """The image [C, h, w] at a window, and where it is valid [h, w]; see `read`.
 
     Raises:
@@ -100,7 +94,7 @@ def pixels(
     row, col = scene.origin
     there = window._replace(row=window.row + row, col=window.col + col)
     reading = of_scene(scene, data.reading)
-    read_at = partial(raster_io.read, scene.image, there, nodata=nodata, reading=reading)
+    read_at = partial(raster_io.read, scene.image, there, nodata=data.nodata, reading=reading)
     if scene.footprint is None:
         image, valid = read_at(shape=shape)
     elif shape is None or shape == (window.height, window.width):
@@ -173,17 +167,6 @@ def _well_inside(scene: Scene, footprint: str, window: Window, data: Data, shape
     inside = cv2.erode(around.astype(np.uint8), kernel)[down:-down, right:-right] > 0
     empty = np.zeros((0, window.height, window.width), np.uint8)
     return resampling.resized(empty, inside, shape)[1]
-
-
-def reader_of(scene: Scene, data: Data, normalisation: Normalisation | None = None) -> Read:
-    """A function that reads windows of a scene's image; normalised by the scene's own numbers, if that is the way."""
-
-    def read_raw(window: Window) -> Pixels:
-        return pixels(scene, window, nodata=data.nodata, data=data)
-
-    if normalisation is None or not normalisation.by_scene:
-        return read_raw
-    return per_scene.reader(read_raw, scene.height, scene.width, scene.slices)
 
 
 def _inside(first: int, length: int, size: int, total: int) -> slice:

@@ -112,7 +112,7 @@ def patch(entry: Entry, window: Window, classes: Classes, data: Data) -> Patch:
     Raises:
         DataError: the image cannot be read.
     """
-    pixels, valid = raw_chip.pixels(scene(entry), window, nodata=data.nodata, data=data)
+    pixels, valid = raw_chip.pixels(scene(entry), window, data=data)
     try:
         mask = masks.encode(scene(entry), window, classes, data).mask
     except PipelineError:
@@ -195,7 +195,7 @@ def alpha(entry: Entry, data: Data) -> AlphaValues | None:
 def valid_at(entry: Entry, place: tuple[int, int], data: Data) -> bool:
     """Whether the pixel at (row, col) is valid; where it cannot be read, it counts as such."""
     try:
-        return bool(raw_chip.pixels(scene(entry), Window(*place, 1, 1), nodata=data.nodata, data=data)[1].all())
+        return bool(raw_chip.pixels(scene(entry), Window(*place, 1, 1), data=data)[1].all())
     except PipelineError:
         return True
 
@@ -292,7 +292,7 @@ def _from_overview(entry: Entry, classes: Classes, data: Data) -> Thumbnail:
     small, shape = grid.height * grid.width <= _CHEAP_LEVEL, _small(grid.height, grid.width)[::-1]
     window = Window(0, 0, grid.height, grid.width, slices(entry) // 2)
     seen = scene(entry) if small else replace(scene(entry), footprint=None)
-    pixels, valid = raw_chip.pixels(seen, window, nodata=data.nodata, data=data, shape=shape)
+    pixels, valid = raw_chip.pixels(seen, window, data=data, shape=shape)
     mask = np.full(valid.shape, IGNORE, np.uint8)
     if small:
         with suppress(PipelineError):  # `tally` says what is wrong with it

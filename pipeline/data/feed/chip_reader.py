@@ -128,7 +128,7 @@ class ChipReader:
         if found is not None:
             return found
         staleness.check(scene, self.classes, self.data)
-        return raw_chip.read(scene, window, self.classes, nodata=self.data.nodata, data=self.data, shape=shape)
+        return raw_chip.read(scene, window, self.classes, data=self.data, shape=shape)
 
     def _prepared(self, shards: Shards, scene: Scene, window: Window, shape: tuple[int, int] | None) -> RawChip | None:
         """Raw chip of a window from the shards, None if they do not hold it: they hold the finest level only."""

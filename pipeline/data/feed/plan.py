@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.chips import quarantine, raw_chip
+from pipeline.data.chips import quarantine
 from pipeline.data.chips.augmentation import augment
 from pipeline.data.chips.augmentation.augment import Augmentation
 from pipeline.data.chips.quarantine import Replaced
@@ -34,38 +34,6 @@ if TYPE_CHECKING:
 
 _ATTEMPTS: Final = 32
 _TILE: Final = (512, 512)
-
-
-def cut(
-    scene: Scene,
-    window: Window,
-    classes: Classes,
-    *,
-    nodata: float | None,
-    fill: Sequence[float],
-    data: Data | None = None,
-    shape: tuple[int, int] | None = None,
-) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Read image and mask at a window.
-
-    Args:
-        scene: where from; without a label the mask is all IGNORE.
-        window: may reach outside the scene.
-        classes: what the label's values mean.
-        nodata: pixels of this value are invalid, in addition to what the file says.
-        fill: value per band to put under invalid pixels, so that what lies there cannot change anything.
-        data: how files are read; by default as if the recipe said nothing.
-        shape: height and width of the result, where it is not the window's.
-
-    Returns:
-        Image [C, h, w] in the file's dtype and mask [h, w], of multilabel data [K, h, w]; IGNORE where invalid, not
-        labelled, or padding.
-
-    Raises:
-        SceneError: a file cannot be read.
-        LabelError: the label holds a value without a class.
-    """
-    return raw_chip.read(scene, window, classes, nodata=nodata, data=data, shape=shape).finished(fill)
 
 
 @dataclass(frozen=True)

@@ -86,5 +86,5 @@ def presence_of(
 
 
 def _mask(scene: Scene, window: Window, classes: Classes, num_bands: int, data: Data) -> NDArray[np.uint8]:
-    cut = raw_chip.read(scene, window, classes, nodata=data.nodata, data=data)
+    cut = raw_chip.read(scene, window, classes, data=data)
     return cut.finished((0.0,) * num_bands)[1]

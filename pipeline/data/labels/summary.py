@@ -58,11 +58,6 @@ class LabelSummary:
     problems: tuple[DataError, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    @property
-    def share_annotated(self) -> float:
-        """Annotated pixels among all of the scene; 0 without any."""
-        return self.num_annotated / max(1, self.num_pixels)
-
 
 @dataclass(frozen=True)
 class FootprintSummary:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.data.chips import raw_chip
 from pipeline.data.feed.plan import Plan
 from pipeline.data.labels.classes import Classes
+from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.scene import Scene
 from pipeline.recipe import Data
 from tests.factory import TRANSFORM, UTM, make_scene
@@ -55,3 +60,19 @@ def plan(folder: Path, *, augment: Any = (), sampling: Any = None, seed: int = 5
     )
     data = section(folder, augment=list(augment), sampling=sampling or {"size": 32})
     return Plan(scenes, Classes.from_section(data), data, FILL, "uint16", 4, "digest", seed)
+
+
+def cut(
+    one: Scene,
+    window: Window,
+    classes: Classes,
+    *,
+    fill: Sequence[float],
+    nodata: float | None = None,
+    data: Data | None = None,
+    shape: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask at a window, with the fill and IGNORE where nothing is valid."""
+    data = Data.model_construct() if data is None else data
+    data = data if nodata is None else data.model_copy(update={"nodata": nodata})
+    return raw_chip.read(one, window, classes, data=data, shape=shape).finished(fill)

@@ -10,12 +10,12 @@ import pytest
 import rasterio
 
 from pipeline.data.chips.statistics.moments import Statistics
-from pipeline.data.feed.plan import Plan, cut
+from pipeline.data.feed.plan import Plan
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.rasters.windows import Window
 from pipeline.data.scenes.manifest import Manifest
 from pipeline.errors import LabelError, ManifestError, RecipeError, SceneError
-from tests.data.feed.feed_world import AUGMENT, FILL, plan, scene, section
+from tests.data.feed.feed_world import AUGMENT, FILL, cut, plan, scene, section
 
 ROUNDED = np.array([11, 13, 13, 14])
 

@@ -18,7 +18,7 @@ from shapely.geometry import mapping
 
 from pipeline.data.chips import raw_chip
 from pipeline.data.chips.statistics import compute
-from pipeline.data.feed.plan import Plan, cut
+from pipeline.data.feed.plan import Plan
 from pipeline.data.labels.classes import IGNORE, Classes
 from pipeline.data.rasters.grids import project
 from pipeline.data.rasters.windows import Window
@@ -30,6 +30,7 @@ from pipeline.model.losses import create_loss
 from pipeline.model.networks import create_model
 from pipeline.prediction.blend import stream
 from pipeline.recipe import Recipe
+from tests.data.feed.feed_world import cut
 from tests.data.labels.places import geojson, in_utm
 from tests.factory import TRANSFORM, UTM, make_pixels, recipe_for, write_raster
 
@@ -143,7 +144,7 @@ def results(folder: Path, kind: str) -> dict[str, Any]:
     scene = manifest.scenes[0]
     strips = stream(
         network,
-        raw_chip.reader_of(scene, recipe.data),
+        lambda window: raw_chip.pixels(scene, window, data=recipe.data),
         SIZE,
         SIZE,
         num_classes=2,
@@ -158,7 +159,7 @@ def results(folder: Path, kind: str) -> dict[str, Any]:
         "gradients": [p.grad.numpy() for p in network.parameters() if p.grad is not None],
         "confusion": confusion(predict_classes(logits.detach()), mask, 2).numpy(),
         "prediction": np.concatenate([prediction for _, prediction, _ in strips]),
-        "valid": raw_chip.pixels(scene, window, nodata=recipe.data.nodata, data=recipe.data)[1],
+        "valid": raw_chip.pixels(scene, window, data=recipe.data)[1],
     }
 
 

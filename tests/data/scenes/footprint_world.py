@@ -44,7 +44,7 @@ def inside(shape: Any = DISC, size: int = 96) -> np.ndarray:
 
 
 def valid_of(one: Scene, data: Data, window: Window = ALL) -> np.ndarray:
-    return raw_chip.pixels(one, window, nodata=data.nodata, data=data)[1]
+    return raw_chip.pixels(one, window, data=data)[1]
 
 
 def items(folder: Path, *geometries: Any) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def test_files_are_read_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture
     for manifest in (found, current(recipe), index(recipe)):
         assert [s.bands for s in manifest.scenes] == [s.bands for s in found.scenes]
         for scene in manifest.scenes:
-            image, _ = raw_chip.pixels(scene, Window(8, 8, 16, 16), nodata=None, data=recipe.data)
+            image, _ = raw_chip.pixels(scene, Window(8, 8, 16, 16), data=recipe.data)
             np.testing.assert_array_equal(image, expected[scene.id][:3, 8:24, 8:24])
     stored = np.mean([pixels[:3].mean(axis=(1, 2)) for i, pixels in expected.items()], axis=0)
     everything = all_train(tmp_path)
@@ -182,7 +182,7 @@ def test_names_of_the_recipe_choose_among_named_bands(tmp_path: Path) -> None:
     pixels = scene_of(tmp_path, "a", [3, 2, 1, 0], ("B08", "B04", "B03", "B02"))
     recipe = all_train(tmp_path, **{"data.bands": ["B02", "B08"]})
     found = index(recipe)
-    image, _ = raw_chip.pixels(found.scenes[0], Window(0, 0, 64, 64), nodata=None, data=recipe.data)
+    image, _ = raw_chip.pixels(found.scenes[0], Window(0, 0, 64, 64), data=recipe.data)
     assert found.bands == ("B02", "B08")
     np.testing.assert_array_equal(image, pixels[[0, 3]])
     with pytest.raises(errors.SceneError, match="the files call their bands B08, B04, B03, B02"):
@@ -209,7 +209,7 @@ def test_chosen_bands_are_renamed_and_others_not_read(tmp_path: Path) -> None:
     recipe = all_train(tmp_path, **{"data.reading.bands": ["B08", 1], "data.bands": ["nir", "blue"]})
     found = index(recipe)
     assert (found.bands, found.file_bands) == (("nir", "blue"), ("B08", "B02"))
-    image, _ = raw_chip.pixels(found.scenes[0], Window(0, 0, 64, 64), nodata=None, data=recipe.data)
+    image, _ = raw_chip.pixels(found.scenes[0], Window(0, 0, 64, 64), data=recipe.data)
     np.testing.assert_array_equal(image, pixels[[3, 0]])
     assert compute.cached(recipe, found).mean == pytest.approx(pixels[[3, 0]].mean(axis=(1, 2)).tolist())
 
@@ -229,7 +229,7 @@ def test_the_doctor_reads_by_name(tmp_path: Path) -> None:
     for entry in entries:
         scene, section = access.scene(entry), all_train(tmp_path).data
         assert entry.info is not None and entry.info.bands == NAMES
-        image, _ = raw_chip.pixels(scene, Window(0, 0, 64, 64), nodata=None, data=section)
+        image, _ = raw_chip.pixels(scene, Window(0, 0, 64, 64), data=section)
         np.testing.assert_array_equal(image, pixels[entry.id][:3])
 
 
@@ -239,7 +239,7 @@ def test_a_new_scene_in_another_order_beside_known_ones_that_are_renamed(tmp_pat
     index(recipe)
     pixels = scene_of(tmp_path, "b", [2, 1, 0], ("B04", "B03", "B02"))
     found = index(recipe)
-    image, _ = raw_chip.pixels(found.scenes[1], Window(0, 0, 64, 64), nodata=None, data=recipe.data)
+    image, _ = raw_chip.pixels(found.scenes[1], Window(0, 0, 64, 64), data=recipe.data)
     np.testing.assert_array_equal(image, pixels[:3])
 
 

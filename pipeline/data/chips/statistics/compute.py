@@ -145,7 +145,7 @@ def _windows(sizes: Sequence[tuple[int, int, int]], num_pixels: int) -> list[tup
 
 
 def _measure(job: MeasureJob, window: Window, classes: Classes, data: Data) -> Statistics:
-    found = raw_chip.read(job.scene, window, classes, nodata=data.nodata, data=data)
+    found = raw_chip.read(job.scene, window, classes, data=data)
     masked = np.where(found.valid, found.mask, IGNORE)
     if masked.ndim == 2:
         counts = np.bincount(masked.ravel(), minlength=256)[: len(classes)]

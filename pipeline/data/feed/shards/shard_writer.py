@@ -159,7 +159,7 @@ def _windows(scene: Scene) -> Iterator[Window]:
 def _chunks(job: ShardJob, scene: Scene, window: Window) -> list[_Chunk]:
     staleness.check(scene, job.classes, job.data)
     try:
-        cut = raw_chip.read(scene, window, job.classes, nodata=job.data.nodata, data=job.data)
+        cut = raw_chip.read(scene, window, job.classes, data=job.data)
     except DataError:
         if not isinstance(job.data.on_error, Quarantine):
             raise
@@ -175,7 +175,7 @@ def _readable_chunks(job: ShardJob, scene: Scene, window: Window) -> list[_Chunk
             tall, wide = min(CHUNK, window.height - row), min(CHUNK, window.width - col)
             part = Window(window.row + row, window.col + col, tall, wide, window.slice)
             try:
-                cut = raw_chip.read(scene, part, job.classes, nodata=job.data.nodata, data=job.data)
+                cut = raw_chip.read(scene, part, job.classes, data=job.data)
                 ((_, content, entry),) = layout.encode(cut)
             except DataError:
                 ((_, content, entry),) = layout.unreadable(tall, wide)

@@ -101,7 +101,7 @@ def advise(recipe: Recipe, manifest: Manifest, uri: str, *, chips: int = 24) -> 
     refs = [order.chip(number) for number in range(chips)]
 
     def read(scene: Scene, window: Window) -> RawChip:
-        return raw_chip.read(scene, window, manifest.classes, nodata=data.nodata, data=data)
+        return raw_chip.read(scene, window, manifest.classes, data=data)
 
     for ref in refs[:2]:
         read(scenes[ref.scene], ref.window)  # what is imported and opened once
