@@ -96,12 +96,23 @@ def upload_dir(local: Path, uri: str, *, last: str | None = None) -> None:
     with translated(uri, "write"):
         if is_local(uri):
             with _replacing(local_path(uri)) as temporary:
-                shutil.copytree(local, temporary)
+                _copy_contents(local, temporary)
             return
     files = sorted(p.relative_to(local).as_posix() for p in local.rglob("*") if p.is_file())
     remove(uri)
     for name in sorted(files, key=lambda name: name == last):
         upload_file(local / name, join(uri, name))
+
+
+def _copy_contents(source: Path, target: Path) -> None:
+    """Copy a directory with the permissions that new files get by the umask: those of a temporary one are private."""
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir()
+        else:
+            shutil.copyfile(path, place)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -221,3 +223,21 @@ def test_s3_works_in_a_forked_child(s3_server: S3) -> None:
     store.write_bytes(uri, b"parent")
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         assert pool.submit(store.read_bytes, uri).result(timeout=60) == b"parent"
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    """What is prepared in a private temporary directory is not private afterwards."""
+    before = os.umask(0o027)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder)
+            (local / "deep").mkdir(mode=0o700)
+            private = local / "deep/a.bin"
+            private.write_bytes(b"a")
+            private.chmod(0o600)
+            store.upload_dir(local, str(tmp_path / "bundle"))
+            store.upload_file(private, str(tmp_path / "map.tif"))
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"bundle": 0o750, "bundle/deep": 0o750, "bundle/deep/a.bin": 0o640, "map.tif": 0o640}
