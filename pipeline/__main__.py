@@ -173,6 +173,7 @@ def _predict(options: argparse.Namespace) -> Result:
             device=options.device,
             window=options.window,
             overlap=options.overlap,
+            source=options.model,
             progress=advance,
         )
     return {"rasters": written, "bundle": bundle.uri}, "\n".join(written), 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -25,7 +25,7 @@ from pipeline.log import Advance
 from pipeline.model.bundle import Bundle
 from pipeline.model.device import device_of
 from pipeline.model.networks import Network
-from pipeline.prediction import bundle_inputs
+from pipeline.prediction import bundle_inputs, provenance
 from pipeline.prediction.blend import stream
 from pipeline.recipe import Predict
 from pipeline.registry.open_uri import open_bundle
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _SHOWN: Final = 10
 
 
-def predict(
+def predict(  # noqa: PLR0913 - what predicts, what is predicted, where to, and how
     bundle: Bundle | str,
     images: str | Sequence[str],
     out: str,
@@ -45,22 +45,25 @@ def predict(
     device: str = "auto",
     window: int | None = None,
     overlap: float | None = None,
+    source: str | None = None,
     progress: Advance | None = None,
 ) -> list[str]:
     """Predict whole images and write `<out>/<stem>.tif` for each: class ids, 255 where the image is not valid.
 
     A raster has the image's grid and the names and colours of the classes, and appears when it is complete. An image
     that cannot be read, or that does not fit the bundle, does not stop the others; one error names all such at the
-    end.
+    end. Tags of a raster name the bundle, the settings and the image. Rasters that an earlier call has finished with
+    the same ones are left as they are, so that the same call goes on after a stop.
 
     Args:
         bundle: a bundle, or where it is: a directory, an s3://, runs:/ or models:/ URI.
         images: one or several globs or files.
         out: directory or s3:// prefix.
-        overwrite: replace rasters that exist.
+        overwrite: replace rasters that exist, also finished ones.
         device: auto, cpu or cuda.
         window: height and width of a window in pixels; by default the bundle's.
         overlap: share of a window that it shares with the next one; by default the bundle's.
+        source: where the bundle came from, if it is a local copy; by default the URI that was given.
         progress: called with the number of images that are done, their number, and what is being done.
 
     Returns:
@@ -68,21 +71,25 @@ def predict(
 
     Raises:
         SceneError: no image is found, two have the same stem, or some cannot be read or have other bands.
-        OutputExists: rasters exist already; nothing has been computed.
+        OutputExists: files exist that this call did not make; nothing has been computed.
         BundleError: the bundle cannot be used.
         RecipeError: a window or overlap that cannot be.
     """
     targets = _targets([images] if isinstance(images, str) else images, out)
-    if not overwrite:
-        _refuse_existing(targets.values())
+    source = source or (bundle if isinstance(bundle, str) else bundle.uri)
     bundle = open_bundle(bundle)
     asked = {"window": window, "overlap": overlap}
     section = config.replace(bundle.predict, {name: value for name, value in asked.items() if value is not None})
+    tags = partial(provenance.tags, bundle, section, source=source)
+    done = [] if overwrite else _finished(targets, tags)
     place = device_of(device)
-    job = _PredictJob(bundle, bundle.network.to(place), section, place, overwrite)
+    job = _PredictJob(bundle, bundle.network.to(place), section, place, overwrite, tags)
     failures: dict[str, SceneError] = {}
     written: list[str] = []
     for position, (image, target) in enumerate(targets.items()):
+        if target in done:
+            written.append(target)
+            continue
         note = partial(progress or _silent, position, len(targets))
         try:
             written += job.run(image, target, note)
@@ -135,12 +142,27 @@ def _name(path: str) -> str:
     return PurePosixPath(path).name
 
 
-def _refuse_existing(targets: Iterable[str]) -> None:
-    existing = [target for target in targets if store.exists(target)]
+def _finished(targets: Mapping[str, str], tags: Callable[[str], dict[str, str]]) -> list[str]:
+    """Rasters that an earlier call with the same bundle, settings and images has finished.
+
+    Raises:
+        OutputExists: other files are there.
+    """
+    there = {image: target for image, target in targets.items() if store.exists(target)}
+    done = [target for image, target in there.items() if provenance.finished(target, tags(image))]
+    if done:
+        logger.info("%d of %d rasters are finished already, by the same model and settings", len(done), len(targets))
+    _refuse_existing([target for target in there.values() if target not in done])
+    return done
+
+
+def _refuse_existing(existing: Sequence[str]) -> None:
     if existing:
         shown = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" if existing[_SHOWN:] else "")
         raise OutputExists(
-            f"{len(existing)} rasters exist: {shown}", "choose another place, or overwrite (--overwrite)"
+            f"{len(existing)} rasters exist: {shown}",
+            "they were not made by this model and these settings of these images; choose another place, or overwrite "
+            "(--overwrite)",
         )
 
 
@@ -172,6 +194,7 @@ class _PredictJob:
     section: Predict
     device: torch.device
     overwrite: bool
+    tags: Callable[[str], dict[str, str]]
 
     def run(self, image: str, target: str, note: Callable[[str], object]) -> list[str]:
         """Predict one image; returns what was written: `target`, or of a volume a raster for each slice."""
@@ -187,17 +210,22 @@ class _PredictJob:
                 logger.warning("%s: %s", image, warning)
         if self.bundle.normalisation.by_scene:
             read = per_scene.reader(read, info.grid.height, info.grid.width, info.slices)
+        tags = self.tags(image)
         if info.slices == 1:
-            self._write(read, info, target, partial(_note, note, image))
+            self._write(read, info, target, tags, partial(_note, note, image))
             return [target]
         stem = target.removesuffix(".tif")
         written = [f"{stem}_{number:04}.tif" for number in range(info.slices)]
         for number, one in enumerate(written):
-            say = partial(_note, note, f"{image} slice {number + 1} of {info.slices}")
-            self._write(partial(_of_slice, read, number), info, one, say)
+            if not self.overwrite and provenance.finished(one, tags):
+                continue
+            note_slice = partial(_note, note, f"{image} slice {number + 1} of {info.slices}")
+            self._write(partial(_of_slice, read, number), info, one, tags, note_slice)
         return written
 
-    def _write(self, read: Read, info: RasterInfo, target: str, note: Callable[[int], object]) -> None:
+    def _write(
+        self, read: Read, info: RasterInfo, target: str, tags: Mapping[str, str], note: Callable[[int], object]
+    ) -> None:
         """Predict one raster; `note` is called with the percentage that is done."""
         classes, grid = self.bundle.classes, info.grid
         planes = self.bundle.task == "multilabel"
@@ -219,6 +247,7 @@ class _PredictJob:
             nodata=IGNORE,
             names=classes.names,
             colors=None if planes else classes.colors,
+            tags=tags,
             overwrite=self.overwrite,
         ) as writer:
             for row, prediction, _ in strips:

@@ -67,9 +67,11 @@ def test_the_whole_way(site, tmp_path, capsys):
     assert code == 0
     assert predicted["rasters"] == [str(tmp_path / "maps" / "s5.tif")]
 
-    code, refused = run(capsys, *words)
+    code, again = run(capsys, *words)
+    assert (code, again["rasters"]) == (0, predicted["rasters"]), "the finished raster is left as it is"
+    code, refused = run(capsys, *words, "--window", "32")
     assert (code, refused["error"]) == (2, "OutputExists")
-    assert run(capsys, *words, "--overwrite")[0] == 0
+    assert run(capsys, *words, "--window", "32", "--overwrite")[0] == 0
 
 
 def test_words_for_a_person(site, capsys):

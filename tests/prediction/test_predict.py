@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,39 @@ def test_existing_output_is_refused_before_anything_is_computed(bundle: Bundle, 
     assert rasterio.open(out / "b.tif").count == 1
 
 
+def test_the_same_call_goes_on_where_it_was_stopped(bundle: Bundle, tmp_path: Path) -> None:
+    images = str(tmp_path / "in" / "*.tif")
+    for name in ("a", "b", "c"):
+        write_scene(tmp_path / "in" / f"{name}.tif")
+    out = tmp_path / "out"
+    predict(bundle, str(tmp_path / "in" / "a.tif"), str(out))
+    dead = out / f".writing-{socket.gethostname()}-{2**22 + 1}-x"  # no process has this number
+    alive = out / f".writing-{socket.gethostname()}-{os.getpid()}-x"
+    for folder in (dead, alive):
+        folder.mkdir()
+    before = (out / "a.tif").stat()
+    written = predict(bundle, images, str(out))
+    assert [Path(uri).name for uri in written] == ["a.tif", "b.tif", "c.tif"]
+    assert (out / "a.tif").stat() == before, "it was finished"
+    assert not dead.exists() and alive.exists()
+    with rasterio.open(out / "b.tif") as raster:
+        tags = raster.tags()
+    assert tags["SEGPIPE_WEIGHTS"] == bundle.weights_sha256
+    assert (tags["SEGPIPE_MODEL"], tags["SEGPIPE_WINDOW"], tags["SEGPIPE_OVERLAP"]) == (bundle.uri, "64", "0.25")
+    assert tags["SEGPIPE_IMAGE"] == str(tmp_path / "in/b.tif")
+    for changes in ({"window": 32}, {"overlap": 0.5}):
+        with pytest.raises(OutputExists, match="3 rasters exist") as caught:
+            predict(bundle, images, str(out), **changes)
+        assert "not made by this model and these settings" in caught.value.hint
+    with pytest.raises(OutputExists):
+        predict(small.save(tmp_path / "other", seed=1), images, str(out))
+    write_scene(tmp_path / "in/b.tif", height=91)
+    with pytest.raises(OutputExists, match=r"1 rasters exist: .*b\.tif"):
+        predict(bundle, images, str(out))
+    predict(bundle, images, str(out), overwrite=True)
+    assert (out / "a.tif").stat().st_mtime_ns != before.st_mtime_ns
+
+
 def test_the_image_itself_is_never_replaced(bundle: Bundle, tmp_path: Path) -> None:
     write_scene(tmp_path / "s.tif")
     before = (tmp_path / "s.tif").read_bytes()
@@ -191,4 +226,9 @@ def test_from_a_bucket_to_a_bucket(s3_server: S3, tmp_path: Path) -> None:
     local = predict(small.save(place).uri, str(tmp_path / "s.tif"), str(tmp_path / "out"))
     remote = predict(place, store.join(images, "*.tif"), out)
     assert remote == [store.join(out, "s.tif")]
-    assert store.read_bytes(remote[0]) == Path(local[0]).read_bytes()
+    store_copy = tmp_path / "remote.tif"
+    store_copy.write_bytes(store.read_bytes(remote[0]))
+    with rasterio.open(store_copy) as there, rasterio.open(local[0]) as here:
+        assert np.array_equal(there.read(), here.read())
+        assert (there.profile, there.colormap(1)) == (here.profile, here.colormap(1))
+    assert predict(place, store.join(images, "*.tif"), out) == remote, "it is finished"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +17,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as GdalWindow
 
 from pipeline import store
@@ -22,6 +26,8 @@ from pipeline.data.rasters.grids import Grid
 from pipeline.errors import OutputExists, StorageError
 
 _BLOCK: Final = 256
+_WRITING: Final = ".writing-"
+"""Begins the names of folders of unfinished rasters; machine and process follow."""
 
 
 def write_cog(
@@ -70,6 +76,35 @@ def _profile(grid: Grid, count: int, dtype: str, nodata: float | None) -> dict[s
     return profile
 
 
+def tags_of(uri: str) -> dict[str, str]:
+    """Tags of a GeoTIFF; empty if the file is none.
+
+    Args:
+        uri: local path or s3:// URI.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the store does not answer.
+    """
+    if not store.exists(uri):
+        raise FileNotFoundError(uri)
+    with gdal_env.environment(uri=uri), warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
+        try:
+            with rasterio.open(store.gdal_path(uri), driver="GTiff") as dataset:
+                found: dict[str, str] = dataset.tags()
+                return found
+        except gdal_env.READ_ERRORS:
+            return {}
+
+
+def remove_debris(folder: Path) -> None:
+    """Remove what writers left in a local folder whose processes of this machine are gone."""
+    for left in folder.glob(f"{_WRITING}{socket.gethostname()}-*"):
+        pid = left.name.removeprefix(f"{_WRITING}{socket.gethostname()}-").partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists() and Path("/proc").is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def _writing(uri: str) -> Iterator[None]:
     with gdal_env.environment():
@@ -91,6 +126,7 @@ class Writer:
         nodata: value declared as nodata.
         names: of the bands if there are `count` of them, otherwise of the classes in the first band.
         colors: red, green, blue (0..255) of the classes, as a colour table.
+        tags: of the file.
         overwrite: replace an existing file.
 
     Raises:
@@ -98,7 +134,7 @@ class Writer:
         StorageError: it cannot be written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that a file says
         self,
         path: str | Path,
         grid: Grid,
@@ -108,12 +144,14 @@ class Writer:
         nodata: float | None = None,
         names: Sequence[str] | None = None,
         colors: Sequence[tuple[int, int, int]] | None = None,
+        tags: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> None:
         self.uri = str(path)
         if not overwrite and store.exists(self.uri):
             raise OutputExists(f"{self.uri} exists", "choose another place, or overwrite it")
         self._grid, self._names, self._colors = grid, list(names or ()), list(colors or ())
+        self._tags = dict(tags or {})
         self._profile = _profile(grid, count, dtype, nodata)
         self._pending = np.empty((count, 0, grid.width), dtype)
         self._written = 0
@@ -125,7 +163,8 @@ class Writer:
             if store.is_local(self.uri):
                 parent = Path(self.uri.removeprefix("file://")).parent
                 parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+                remove_debris(parent)
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{_WRITING}{socket.gethostname()}-{os.getpid()}-", dir=parent))
             try:
                 self._dataset = rasterio.open(self._folder / "strips.tif", "w", **self._profile)
                 self._describe()
@@ -178,6 +217,7 @@ class Writer:
             store.upload_file(folder / "cog.tif", self.uri)
 
     def _describe(self) -> None:
+        self._dataset.update_tags(**self._tags)
         if len(self._names) == self._dataset.count:
             for band, name in enumerate(self._names, 1):
                 self._dataset.set_band_description(band, name)
