@@ -111,14 +111,18 @@ def test_the_first_segment_is_short_since_all_its_tasks_are_made_before_it_start
 
 
 def test_processes_load_what_reading_needs_before_anybody_reads(ray_cluster, source: Plan, tmp_path: Path) -> None:
-    class ReaderBase(str):
-        """Leaves a file wherever it is unpickled."""
+    class Leaving(str):
+        """Leaves a file where it is unpickled."""
 
         def __reduce__(self) -> tuple:
             return Path.touch, (tmp_path / "loaded",)
 
-    told = replace(source, digest=ReaderBase(source.digest))
-    on_ray.dataset(told, num_workers=1, global_batch=4, start_step=0, stop_step=9, block_batches=1)
+    leaving = replace(source, digest=Leaving(source.digest))
+    until = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0.0) < 1:  # tasks of a test before this one may still hold them
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    on_ray.dataset(leaving, num_workers=1, global_batch=4, start_step=0, stop_step=9, block_batches=1)
     until = time.monotonic() + 60
     while not (tmp_path / "loaded").exists():
         assert time.monotonic() < until
