@@ -17,10 +17,12 @@ MOVED: Final = {
     "pipeline.data.classes": "pipeline.data.labels.classes",
     "pipeline.data.readers": "pipeline.data.rasters.formats",
     "pipeline.data.readers.values": "pipeline.data.rasters.dtypes",
+    "pipeline.data.scene_values": "pipeline.data.chips.statistics.per_scene",
     "pipeline.data.statistics": "pipeline.data.chips.statistics",
     "pipeline.data.statistics.scene_values": "pipeline.data.chips.statistics.per_scene",
     "pipeline.data.windows": "pipeline.data.rasters.windows",
     "pipeline.model.blend": "pipeline.prediction.blend",
+    "pipeline.model.metrics": "pipeline.metrics",
 }
 
 

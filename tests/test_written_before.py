@@ -7,8 +7,11 @@ whose second half was taken away.
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,30 @@ def test_a_registered_version_is_served_the_same(before: dict[str, Any]) -> None
     model = mlflow.pyfunc.load_model("pyfunc")
     served = model.predict(np.moveaxis(image(), 1, -1)).flatten()[::13]
     assert (served == before["served"]).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from pipeline.data.classes import IGNORE",
+        "from pipeline.data.readers.values import not_nodata",
+        "from pipeline.data.statistics import scene_values; scene_values.whole",
+        "from pipeline.data import scene_values; scene_values.whole",
+        "from pipeline.data.windows import Window",
+        "from pipeline.model import blend, bundle; blend.stream, bundle.load",
+        "from pipeline.metrics import predict_classes",
+        "from pipeline.model.metrics import predict_classes",
+    ],
+)
+def test_imports_of_all_served_files_are_found(line: str) -> None:
+    """Every import that the file inside model versions has ever had, each in a process of its own."""
+    subprocess.run([sys.executable, "-c", line], check=True, timeout=120)
+
+
+def test_an_old_name_is_the_same_object() -> None:
+    from pipeline.data.labels.classes import Classes
+
+    old = importlib.import_module("pipeline.data.classes")
+    assert old.Classes is Classes
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("pipeline.data.cutting")
