@@ -172,7 +172,7 @@ def similar(
     as an image and a crop of it, count if the fine detail of one is found in the other.
 
     Args:
-        looks: small pictures of the scenes, see `thumbnail_of`.
+        thumbnails: of the scenes, see `thumbnail_of`.
         details: larger ones, see `detail`; by default none, and crops are not found.
     """
     ids = sorted(thumbnails)

@@ -17,7 +17,7 @@ def contradictions(
     """Errors that make the labels unusable as a whole.
 
     Args:
-        looks: by scene, of the labels that were looked at now.
+        summaries: by scene, of the labels that were read now.
         class_counts: by scene, labelled and valid pixels of each class, of all scenes.
         classes: what the values mean.
     """
@@ -29,7 +29,7 @@ def declared_nodata(summaries: Mapping[str, LabelSummary], classes: Classes, *, 
     """A warning about values that files declare nodata, or transparent, and a class claims; empty if there are none.
 
     Args:
-        looks: by scene.
+        summaries: by scene.
         classes: what the values mean.
         planes: labels have one band per class, of 0 and 1.
     """
