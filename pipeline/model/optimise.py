@@ -5,7 +5,7 @@ Three steps, none of which needs training:
 1. BatchNorm behind a convolution becomes part of its weights (Jacob et al. 2018, section 3.2). Which belong together is
    seen in a run, not guessed from names, so it holds for any encoder; each pair is checked by its numbers.
 2. The kernels of joins (`JoinConv`) are made once instead of at every call.
-3. Memory layout and precision are chosen for the processor, by rule.
+3. Memory layout is chosen by rule, precision by a short measurement on the very processor.
 
 Pixels are normalised in float32, and logits are float32 from the head on.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,12 @@ logger = logging.getLogger(__name__)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 TOLERANCE: Final = 1e-4
 """What folding may change, relative to the largest value."""
+_MEASURED_SIDE: Final = 256
+_MEASURED_TIMES: Final = 3
+_TOO_SLOW_SECONDS: Final = 2.0
+"""A first pass that takes longer is the measurement."""
+_WORTH: Final = 0.9
+"""Half precision must take less than this share of the time of float32."""
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -46,32 +53,57 @@ def optimised(network: Network, *, precision: Precision = "auto") -> Optimised:
 
     Args:
         network: in any mode; the copy is in eval mode.
-        precision: `auto` is `bf16` where the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm's BF16,
-            GPUs since Ampere), `fp16` on older GPUs and `fp32` on all else. Half precision moves logits by some percent
-            of their scale, which changes the class of few pixels.
+        precision: `auto` is the faster of `fp32` and `bf16` on this processor, by a measurement of this network that
+            takes about a second; on GPUs `bf16` since Ampere and `fp16` on older ones. Half precision moves logits by
+            some percent of their scale, which changes the class of few pixels.
 
     Raises:
         RecipeError: an unknown precision.
     """
-    device = network.mean.device
     if precision not in ("auto", *_DTYPES):
         raise RecipeError(f"precision: there is no {precision!r}", f"use auto, {', '.join(_DTYPES)}")
-    dtype = _DTYPES[auto_precision(device) if precision == "auto" else precision]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         copied = copy.deepcopy(network).eval().requires_grad_(False)
         copied.auxiliary = copied.labels = None  # they only help to learn
         fold(copied)
-    return Optimised(copied, dtype, layout_of(copied))
+    layout = layout_of(copied)
+    chosen = faster_precision(copied, layout) if precision == "auto" else precision
+    return Optimised(copied, _DTYPES[chosen], layout)
 
 
-def auto_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """The fastest precision whose products a device computes in hardware."""
+def faster_precision(network: Network, layout: torch.memory_format) -> Literal["fp32", "bf16", "fp16"]:
+    """The precision in which a folded network predicts fastest on its device.
+
+    That a processor has instructions for bfloat16 does not decide: on some that have AVX512-BF16 and no AMX it is the
+    slower one. Where there are none, it is not tried.
+    """
+    device = network.mean.device
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    if device.type == "cpu":
-        can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
-        return "bf16" if any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
-    return "fp32"
+    can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+    if device.type != "cpu" or not any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        return "fp32"
+    seconds = {
+        name: _seconds(Optimised(copy.deepcopy(network), dtype, layout))
+        for name, dtype in _DTYPES.items()
+        if name != "fp16"
+    }
+    return "bf16" if seconds["bf16"] < _WORTH * seconds["fp32"] else "fp32"
+
+
+@torch.inference_mode()
+def _seconds(network: Network) -> float:
+    """Shortest time of a forward pass of one chip, after one that pays for what happens once."""
+    side = -(-_MEASURED_SIDE // network.multiple) * network.multiple
+    image = torch.zeros(1, network.bands, side, side) + network.mean
+    taken = []
+    for _ in range(1 + _MEASURED_TIMES):
+        begin = time.perf_counter()
+        network(image)
+        taken.append(time.perf_counter() - begin)
+        if taken[0] > _TOO_SLOW_SECONDS:
+            return taken[0]
+    return min(taken[1:])
 
 
 def layout_of(network: nn.Module) -> torch.memory_format:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 import torch
 from torch import nn
 
 from pipeline.errors import RecipeError
-from pipeline.model.optimise import auto_precision, difference, fold, layout_of, optimised
+from pipeline.model.optimise import difference, faster_precision, fold, layout_of, optimised
 from tests.model import small
 from tests.model.families import CASES, HELPED, network, pixels
 
@@ -143,9 +144,29 @@ def test_a_bundle_gives_it(tmp_path):
 
 
 def test_the_rules():
-    assert auto_precision(torch.device("meta")) == "fp32"
-    assert auto_precision(torch.device("cpu")) in ("fp32", "bf16")
     assert layout_of(network("unet", "conv")) is torch.channels_last
     assert layout_of(network("segformer", "plain_vit")) is torch.contiguous_format
     with pytest.raises(RecipeError, match="precision: there is no 'int8'"):
         optimised(network(), precision="int8")
+
+
+@pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
+def test_the_precision_is_the_faster_one_of_this_very_processor(monkeypatch: pytest.MonkeyPatch, slow) -> None:
+    """Whatever instructions it says it has: a convolution that is slow in one type decides."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    convolve = torch.nn.Conv2d.forward
+
+    def delayed(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == slow:
+            time.sleep(0.02)
+        return convolve(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", delayed)
+    net = network("unet", "conv").eval()
+    assert faster_precision(net, torch.contiguous_format) == ("fp32" if slow == torch.bfloat16 else "bf16")
+    assert optimised(net).dtype == (torch.float32 if slow == torch.bfloat16 else torch.bfloat16)
+
+
+def test_bfloat16_is_not_tried_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert faster_precision(network("unet", "conv").eval(), torch.contiguous_format) == "fp32"
