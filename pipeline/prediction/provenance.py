@@ -15,7 +15,9 @@ from pipeline.redaction import redacted
 _MODEL: Final = "SEGPIPE_MODEL"
 _DATE: Final = "SEGPIPE_DATE"
 _VERSION: Final = "SEGPIPE_VERSION"
-_NOT_COMPARED: Final = frozenset({_MODEL, _DATE, _VERSION})
+_IMAGE: Final = "SEGPIPE_IMAGE"
+_NOT_COMPARED: Final = frozenset({_MODEL, _DATE, _VERSION, _IMAGE})
+"""A model and an image have several names; digests and the stamp identify them."""
 
 
 def tags(bundle: Bundle, section: Predict, image: str, *, source: str) -> dict[str, str]:
@@ -40,7 +42,7 @@ def tags(bundle: Bundle, section: Predict, image: str, *, source: str) -> dict[s
         "SEGPIPE_WINDOW": str(section.window),
         "SEGPIPE_OVERLAP": f"{section.overlap:g}",
         "SEGPIPE_BLEND": section.blend,
-        "SEGPIPE_IMAGE": redacted(image),
+        _IMAGE: redacted(image),
         "SEGPIPE_IMAGE_STAMP": store.stamp(image),
     }
 

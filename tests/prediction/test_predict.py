@@ -132,7 +132,9 @@ def test_existing_output_is_refused_before_anything_is_computed(bundle: Bundle, 
     assert rasterio.open(out / "b.tif").count == 1
 
 
-def test_the_same_call_goes_on_where_it_was_stopped(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_same_call_goes_on_where_it_was_stopped(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = str(tmp_path / "in" / "*.tif")
     for name in ("a", "b", "c"):
         write_scene(tmp_path / "in" / f"{name}.tif")
@@ -146,6 +148,8 @@ def test_the_same_call_goes_on_where_it_was_stopped(bundle: Bundle, tmp_path: Pa
     written = predict(bundle, images, str(out))
     assert [Path(uri).name for uri in written] == ["a.tif", "b.tif", "c.tif"]
     assert (out / "a.tif").stat() == before, "it was finished"
+    monkeypatch.chdir(tmp_path)
+    assert predict(bundle, "in/*.tif", "out") == ["out/a.tif", "out/b.tif", "out/c.tif"], "by other names of the files"
     assert not dead.exists() and alive.exists()
     with rasterio.open(out / "b.tif") as raster:
         tags = raster.tags()
